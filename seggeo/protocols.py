@@ -1,0 +1,167 @@
+"""What a source, a segmenter and a sink must be, and the records that pass between them.
+
+No base classes: anything of the right shape fits. `tests/contracts` holds the conformance tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seggeo.geometry import Frame, Window
+from seggeo.instances import Instances, Objects
+from seggeo.tiling import Tile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """What a source read: values and where they are real."""
+
+    data: NDArray[Any]
+    """`(h, w, c)` in the file's own dtype; may be a transposed view of band-first memory."""
+    valid: NDArray[np.bool_]
+    """`(h, w)`, True = real data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileImage:
+    """One tile as a segmenter gets it."""
+
+    image: NDArray[Any]
+    """`(h, w, 3)` stretched uint8 RGB, or `(h, w, c)` in the file's own bands and dtype when `info.native`."""
+    valid: NDArray[np.bool_]
+    """`(h, w)`, True = real data; pixels of the result outside it are discarded by the pipeline."""
+    tile: Tile
+    """Where the tile lies, for models whose prompts or seeds are anchored to the raster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a segmenter found in one tile."""
+
+    instances: Instances
+    """In tile pixels."""
+    capped: bool = False
+    """True when the model hit one of its own limits (detections, queries), so that objects may be missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the pipeline needs to know of a model, and what provenance records."""
+
+    name: str
+    classes: tuple[str, ...] = ("object",)
+    """Name of each label, 0-based."""
+    exclusive: bool = True
+    """True when masks of one tile never overlap; merged objects then never share a pixel either."""
+    native: bool = False
+    """True: give me the file's own bands and dtype; False: stretched uint8 RGB."""
+    channels: int | None = None
+    """Bands the model takes, None for any."""
+    weights_sha256: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that changes predictions, JSON values only."""
+    tile: int | None = None
+    """Preferred window side, px."""
+    overlap: int | None = None
+    """Preferred overlap of windows, px."""
+    memory_bytes: int = 0
+    """Rough working memory of one tile, for the plan."""
+
+
+class Source(Protocol):
+    """An image that gives windows of its work grid."""
+
+    frame: Frame
+    bands: tuple[str, ...]
+
+    def read(self, window: Window, z: int = 0) -> Pixels:
+        """Pixels of a window that lies in `frame.window`."""
+        ...
+
+    def close(self) -> None:
+        """Release the file; the source may not be read afterwards."""
+        ...
+
+
+class Segmenter(Protocol):
+    """A model: tiles in, instances out, no memory between calls."""
+
+    info: ModelInfo
+
+    def predict(self, tiles: Sequence[TileImage]) -> list[Prediction]:
+        """One prediction per tile, in order."""
+        ...
+
+
+class Result(Protocol):
+    """Everything a sink may ask for; objects come in ascending order of id."""
+
+    frame: Frame
+    classes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    """JSON values: command, versions, settings, model, input."""
+    count: int
+    exclusive: bool
+
+    def iter_objects(self) -> Iterator[Objects]:
+        """All objects in batches that fit in memory."""
+        ...
+
+    def in_window(self, window: Window, z: int = 0) -> Objects:
+        """The objects whose boxes meet a window, masks uncut."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """What a user may ask of a sink."""
+
+    simplify_m: float = 0.0
+    """Tolerance of polygon simplification in metres (pixels where there is no CRS); 0 keeps pixel edges."""
+    scratch: Path | None = None
+    """Folder for temporary files; default: beside the output."""
+
+
+Sink = Callable[[Result, Path, SinkOptions], Path]
+"""Writes a result under a temporary name, renames it to the given path and returns that path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """What a user asked of a model; a factory turns it into a segmenter."""
+
+    name: str
+    """Entry-point name, or `file.py:Class` for a model of the user's own."""
+    weights: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """`--set key=value` pairs as JSON values, and what `calibrate` found."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    batch: int = 0
+    """Tiles or prompts per forward pass; 0 lets the model choose."""
+    autocast: bool = False
+    """Lower precision on the accelerator, off unless asked for."""
+
+
+class SegmenterFactory(Protocol):
+    """What an entry point of `seggeo.segmenters` names.
+
+    A factory may carry an attribute `calibrate(request, sample)`: a function that gets the request and the job-wide
+    overview as a `TileImage` (stretched or native, as the model wants it) and returns settings to freeze into the job,
+    so that a threshold found from the data is the same in every tile.
+    """
+
+    def __call__(self, request: ModelRequest) -> Segmenter:
+        """A segmenter, ready to predict.
+
+        Raises:
+            ModelError: Weights missing, refused or not of this model.
+            ConfigError: A setting the model does not know.
+        """
+        ...
