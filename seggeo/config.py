@@ -6,6 +6,7 @@ a test holds the three together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 from seggeo.errors import ConfigError
 
 MAX_PIXELS = 4 * 10**12
-FORMATS = ("gpkg", "fgb", "parquet", "geojson", "cog")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,27 +39,29 @@ class Reading:
     def __post_init__(self) -> None:
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             raise ConfigError(what=f"bands {self.bands} do not exist", why="bands count from 1", mend="use --bands 1,2,3")
-        if self.gsd is not None and not self.gsd > 0:
-            raise ConfigError(what=f"a GSD of {self.gsd} m", why="it is the side of a pixel on the ground", mend="use --gsd 0.3")
+        if self.gsd is not None and not 0 < self.gsd < float("inf"):
+            raise ConfigError(
+                what=f"a GSD of {self.gsd} m", why="it is the side of a pixel on the ground", mend="use --gsd 0.3"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiling:
     """How the work grid is cut."""
 
-    tile: int = 1024
-    """Side of a window, px."""
-    overlap: int = 128
-    """Pixels that two neighbouring windows share; even, at most half a tile."""
+    tile: int | None = None
+    """Side of a window, px; None: what the model prefers, else 1024."""
+    overlap: int | None = None
+    """Pixels that two neighbouring windows share; even, at most half a tile; None: the model's, else an eighth of a tile."""
 
     def __post_init__(self) -> None:
-        if self.tile < 16:
+        if self.tile is not None and self.tile < 16:
             raise ConfigError(what=f"a tile of {self.tile} px", why="models need at least 16 px", mend="use --tile 1024")
-        if self.overlap < 2 or self.overlap % 2 or 2 * self.overlap > self.tile:
+        if self.overlap is not None and (self.overlap < 2 or self.overlap % 2):
             raise ConfigError(
-                what=f"an overlap of {self.overlap} px with tiles of {self.tile} px",
-                why="it must be even, at least 2 px (or touching objects are ambiguous) and at most half a tile",
-                mend=f"use --overlap {max(2, self.tile // 8 // 2 * 2)}",
+                what=f"an overlap of {self.overlap} px",
+                why="it must be even, and at least 2 px or touching objects are ambiguous",
+                mend="use --overlap 128",
             )
 
 
@@ -77,6 +79,12 @@ class Merge:
     def __post_init__(self) -> None:
         if not 0 < self.match_iou < 1:
             raise ConfigError(what=f"match-iou {self.match_iou}", why="an IoU lies between 0 and 1", mend="use --match-iou 0.3")
+        if self.min_area < 0:
+            raise ConfigError(what=f"min-area {self.min_area} px", why="an area is not negative", mend="use --min-area 20")
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(
+                what=f"min-score {self.min_score}", why="a score lies between 0 and 1", mend="use --min-score 0.5"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +92,19 @@ class Output:
     """What is written, and where from."""
 
     format: tuple[str, ...] = ("gpkg",)
-    """Sinks by name."""
-    simplify_m: float = 0.0
-    """Tolerance of polygon simplification, metres; 0 keeps pixel edges."""
+    """Sinks by name: gpkg, fgb, parquet, geojson, cog or a plug-in's."""
+    simplify: float = 0.0
+    """Tolerance of polygon simplification, metres on the ground whatever the CRS; 0 keeps pixel edges."""
     preview: bool = True
     """Draw a PNG beside the result."""
 
     def __post_init__(self) -> None:
         if not self.format:
             raise ConfigError(what="no output format", why="a run without output is lost work", mend="use -f gpkg")
-        if not self.simplify_m >= 0:
-            raise ConfigError(what=f"simplify {self.simplify_m} m", why="a tolerance is not negative", mend="use --simplify 0.5m")
+        if not 0 <= self.simplify < float("inf"):
+            raise ConfigError(
+                what=f"simplify {self.simplify} m", why="a tolerance is a length, 0 or more", mend="use --simplify 0.5m"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +123,34 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How a job is run; nothing here changes the result."""
+    """How a job is run; only `autocast`, which changes predictions, is part of the job."""
 
     workers: int = 0
     """Processes that predict; 0 chooses by device, cores and memory."""
     device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
     batch: int = 0
+    """Tiles, or prompts, per forward pass; 0 lets the model choose."""
     autocast: bool = False
-    """The one exception: lower precision changes predictions, so it is part of the job's key."""
+    """Lower precision on an accelerator."""
     work: Path | None = None
     """Run folder; default: beside the output."""
+    overwrite: bool = False
+    """Replace outputs, and a run folder, of another job."""
+    allow_partial: bool = False
+    """Finish with exit code 0 although tiles failed."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.batch < 0:
+            raise ConfigError(
+                what=f"workers {self.workers}, batch {self.batch}", why="counts are not negative", mend="use 0 for automatic"
+            )
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(
+                what=f"there is no device called {self.device!r}",
+                why="known are auto, cpu, cuda, cuda:N and mps",
+                mend="use --device auto",
+            )
 
 
 def to_json(record: Any) -> Any:
@@ -136,3 +164,31 @@ def to_json(record: Any) -> Any:
     if isinstance(record, (tuple, list)):
         return [to_json(v) for v in record]
     return record
+
+
+def field_names(record: type) -> tuple[str, ...]:
+    """Names of a settings record's own values, nested records left out."""
+    return tuple(f.name for f in fields(record) if f.name not in _NESTED)
+
+
+_NESTED = {"reading": Reading, "tiling": Tiling, "merge": Merge, "output": Output}
+
+
+def settings_from(values: Mapping[str, Any]) -> tuple[Settings, Execution]:
+    """Records made of flat values by field name; absent names keep their defaults.
+
+    Raises:
+        ConfigError: A name no record has, or a value a record refuses.
+    """
+    records = {**_NESTED, "settings": Settings, "execution": Execution}
+    known = {name: key for key, record in records.items() for name in field_names(record)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            what=f"unknown setting {', '.join(unknown)}", why=f"known: {', '.join(sorted(known))}", mend="correct the spelling"
+        )
+    chosen: dict[str, dict[str, Any]] = {key: {} for key in records}
+    for name, value in values.items():
+        chosen[known[name]][name] = value
+    nested = {key: record(**chosen[key]) for key, record in _NESTED.items()}
+    return Settings(**nested, **chosen["settings"]), Execution(**chosen["execution"])

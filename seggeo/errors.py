@@ -8,6 +8,7 @@ SeggeoError
 ├── OutputError     5   output exists, not writable, not ours   (also OSError)
 ├── ModelError      6   model or weights refused                (also RuntimeError)
 ├── ResourceError   7   no GPU, no disk, no memory              (also RuntimeError)
+├── StoreError      1   a run folder that is damaged            (also RuntimeError)
 ├── BusyError       8   another merge holds the output          (also RuntimeError)
 └── StoppedError   75   stopped by a signal, progress saved     (also RuntimeError)
 """
@@ -86,6 +87,10 @@ class ResourceError(SeggeoError, RuntimeError):
     """No GPU, no disk or no memory, at the smallest batch."""
 
     exit_code = 7
+
+
+class StoreError(SeggeoError, RuntimeError):
+    """A run folder or part that is missing or damaged."""
 
 
 class BusyError(SeggeoError, RuntimeError):

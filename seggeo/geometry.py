@@ -81,7 +81,7 @@ class Window:
         return self.intersect(other) == other
 
     def grow(self, margin: int, *, within: Window) -> Window:
-        """This window with `margin` more pixels on every side, cut at `within`."""
+        """The window with `margin` more pixels on every side, cut at `within`."""
         return Window.from_bounds(
             max(self.row - margin, within.row),
             max(self.col - margin, within.col),

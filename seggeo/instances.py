@@ -56,7 +56,7 @@ class Instances:
 
         Args:
             spans: Sorted by (owner, row, start), not touching: `rle.normalise` makes them so.
-            score: `(n,)` or one number for all is not enough: the count comes from here.
+            score: `(n,)`; its length is the number of instances.
             label: `(n,)` class indices.
             z: One slice or `(n,)`.
         """

@@ -71,7 +71,11 @@ class ModelInfo:
     overlap: int | None = None
     """Preferred overlap of windows, px."""
     memory_bytes: int = 0
-    """Rough working memory of one tile, for the plan."""
+    """Rough memory of the model and one tile, for the plan."""
+    batch: int = 1
+    """Tiles worth handing over in one call."""
+    device: str = "cpu"
+    """Where it predicts: decides how many processes are worth starting."""
 
 
 class Source(Protocol):
@@ -102,12 +106,30 @@ class Segmenter(Protocol):
 class Result(Protocol):
     """Everything a sink may ask for; objects come in ascending order of id."""
 
-    frame: Frame
-    classes: tuple[str, ...]
-    provenance: Mapping[str, Any]
-    """JSON values: command, versions, settings, model, input."""
-    count: int
-    exclusive: bool
+    @property
+    def frame(self) -> Frame:
+        """The work grid."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each label."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """JSON values: versions, settings, model, input."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """All objects."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """True when objects never share a pixel."""
+        ...
 
     def iter_objects(self) -> Iterator[Objects]:
         """All objects in batches that fit in memory."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seggeo.errors import GeometryError
+
 IntArray = NDArray[np.int64]
 
 
@@ -129,6 +131,12 @@ def spans_to_runs(spans: Spans, count: int) -> tuple[NDArray[np.uint32], IntArra
     background[1:] -= stop[:-1]
     background[begins] = start[begins]
     tail = height * width - stop[ends - 1]
+    if max(int(background.max()), int(tail.max()), int((stop - start).max())) >= 1 << 32:
+        raise GeometryError(
+            what="one mask has a gap of more than 4 294 967 295 px inside its box",
+            why="run lengths are stored in 32 bits",
+            mend="report far-apart pieces as instances of their own",
+        )
     has_tail = (tail > 0).astype(np.int64)
     lengths = 2 * (ends - begins) + has_tail
     first = np.concatenate([[0], np.cumsum(lengths)])
@@ -156,9 +164,7 @@ def labels_to_spans(labels: NDArray[np.integer]) -> tuple[Spans, IntArray]:
     order = np.argsort(values, kind="stable")
     ids, owner = np.unique(values[order], return_inverse=True)
     row = starts[order] // width
-    spans = Spans(
-        owner=owner.astype(np.int64), row=row, start=starts[order] - row * width, stop=stops[order] - row * width
-    )
+    spans = Spans(owner=owner.astype(np.int64), row=row, start=starts[order] - row * width, stop=stops[order] - row * width)
     return spans, ids.astype(np.int64)
 
 
@@ -192,7 +198,9 @@ def subtract(spans: Spans, holes: Spans) -> Spans:
         return (s.owner * rows + (s.row - top)) * width - low
 
     # Sweep: +1 where a mask starts, -1 where it stops, and the reverse for holes; pixels stay where the sum is 1.
-    at = np.concatenate([line(spans) + spans.start, line(spans) + spans.stop, line(holes) + holes.start, line(holes) + holes.stop])
+    at = np.concatenate(
+        [line(spans) + spans.start, line(spans) + spans.stop, line(holes) + holes.start, line(holes) + holes.stop]
+    )
     step = np.repeat([1, -1, -2, 2], [len(spans), len(spans), len(holes), len(holes)])
     order = np.argsort(at, kind="stable")
     at, level = at[order], np.cumsum(step[order])
@@ -206,22 +214,36 @@ def subtract(spans: Spans, holes: Spans) -> Spans:
 def overlaps(a: Spans, b: Spans) -> tuple[IntArray, IntArray, IntArray]:
     """Every pair of masks that share pixels: `(owner in a, owner in b, shared pixels)`, sorted, each pair once.
 
-    Masks of one side may overlap each other. Spans need to be sorted by (row, start) for neither side.
+    Masks of one side may overlap each other; the spans need no order.
     """
     none = np.zeros(0, np.int64)
     if not len(a) or not len(b):
         return none, none, none
     left = int(min(a.start.min(), b.start.min()))
     width = int(max(a.stop.max(), b.stop.max())) - left + 1
-    a_start, b_start = a.row * width + a.start - left, b.row * width + b.start - left
-    i, j = _starts_inside(a_start, a_start + (a.stop - a.start), b_start, closed=True)
-    j2, i2 = _starts_inside(b_start, b_start + (b.stop - b.start), a_start, closed=False)
-    i, j = np.concatenate([i, i2]), np.concatenate([j, j2])
+    i, j = meetings(a.row * width + a.start - left, a.stop - a.start, b.row * width + b.start - left, b.stop - b.start)
     shared = np.minimum(a.stop[i], b.stop[j]) - np.maximum(a.start[i], b.start[j])
     base = int(b.owner.max()) + 1
     pair, inverse = np.unique(a.owner[i] * base + b.owner[j], return_inverse=True)
     total = np.bincount(inverse, weights=shared).astype(np.int64) if len(pair) else none
     return pair // base, pair % base, total
+
+
+def meetings(a_start: IntArray, a_length: IntArray, b_start: IntArray, b_length: IntArray) -> tuple[IntArray, IntArray]:
+    """Every pair (i, j) of intervals on one line with a shared point, each once.
+
+    Two intervals meet exactly when one of them starts inside the other, so two sorted look-ups find all pairs without
+    any demand on either side's own overlaps.
+    """
+    i, j = _starts_inside(a_start, a_start + a_length, b_start, closed=True)
+    j2, i2 = _starts_inside(b_start, b_start + b_length, a_start, closed=False)
+    return np.concatenate([i, i2]), np.concatenate([j, j2])
+
+
+def ragged_ranges(first: IntArray, count: IntArray) -> tuple[IntArray, IntArray]:
+    """Indices `first[k] ... first[k] + count[k] - 1` for all k in a row, and the k of each."""
+    k = np.repeat(np.arange(len(first)), count)
+    return np.arange(len(k)) + np.repeat(first - (np.cumsum(count) - count), count), k
 
 
 def _starts_inside(start: IntArray, stop: IntArray, points: IntArray, *, closed: bool) -> tuple[IntArray, IntArray]:
@@ -230,6 +252,5 @@ def _starts_inside(start: IntArray, stop: IntArray, points: IntArray, *, closed:
     ranked = points[order]
     low = np.searchsorted(ranked, start, side="left" if closed else "right")
     counts = np.maximum(np.searchsorted(ranked, stop, side="left") - low, 0)
-    interval = np.repeat(np.arange(len(start)), counts)
-    offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return interval, order[np.repeat(low, counts) + offset]
+    at, interval = ragged_ranges(low, counts)
+    return interval, order[at]

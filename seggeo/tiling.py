@@ -14,6 +14,9 @@ from math import isqrt
 from seggeo.errors import GeometryError
 from seggeo.geometry import Window
 
+# A window meets its direct neighbours, and the one after where the last window of an axis is moved far inwards.
+LATER_NEIGHBOURS = [(0, 1), (0, 2), *((down, right) for down in (1, 2) for right in range(-2, 3))]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
@@ -32,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seam:
-    """Two tiles whose cores touch, sides or corners, and the pixels both windows saw."""
+    """Two tiles whose windows meet, and the pixels both saw."""
 
     a: int
     b: int
@@ -62,7 +65,7 @@ class TileGrid:
         if 4 * self.halo > self.tile:
             raise GeometryError(
                 what=f"an overlap of {2 * self.halo} px is more than half of a {self.tile} px tile",
-                why="a window may meet only its direct neighbours",
+                why="a pixel would be predicted more than four times over",
                 mend=f"use --overlap {self.tile // 2} or less, or a larger --tile",
             )
 
@@ -117,19 +120,15 @@ class TileGrid:
         return _core(col, self.cols, self.width, self.tile, self.halo)
 
     def seams(self) -> Iterator[Seam]:
-        """Every pair of tiles of one slice whose cores touch, once, `a < b`, in order of `a`."""
+        """Every pair of tiles of one slice whose windows meet, once, `a < b`, in order of `a`."""
         for tile in self:
-            for other in self.later_neighbours(tile):
-                strip = tile.window.intersect(other.window)
-                if strip is not None:
-                    yield Seam(a=tile.index, b=other.index, z=tile.z, strip=strip)
-
-    def later_neighbours(self, tile: Tile) -> Iterator[Tile]:
-        """Neighbours with a higher index: right, lower left, below, lower right."""
-        for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            row, col = tile.row + down, tile.col + right
-            if row < self.rows and 0 <= col < self.cols:
-                yield self[self.index(tile.z, row, col)]
+            for down, right in LATER_NEIGHBOURS:
+                row, col = tile.row + down, tile.col + right
+                if row < self.rows and 0 <= col < self.cols:
+                    other = self[self.index(tile.z, row, col)]
+                    strip = tile.window.intersect(other.window)
+                    if strip is not None:
+                        yield Seam(a=tile.index, b=other.index, z=tile.z, strip=strip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
