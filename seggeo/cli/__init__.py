@@ -1,0 +1,1 @@
+"""The command line: options, progress, messages and exit codes. The only place that prints."""

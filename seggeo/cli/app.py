@@ -1,0 +1,113 @@
+"""The entry point: commands, logging, messages and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from seggeo import __version__
+from seggeo.cli import inspect, models
+from seggeo.cli.segment import segment
+from seggeo.errors import ResourceError, SeggeoError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Turn images bigger than memory into objects.",
+)  # fmt: skip
+app.command()(segment)
+app.command()(inspect.info)
+app.command()(inspect.plugins)
+app.add_typer(models.app, name="models")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything and show tracebacks.")] = False,
+) -> None:
+    """Turn images bigger than memory into objects."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    warnings.formatwarning = _format_warning
+    if not debug:
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"
+
+
+def main() -> None:
+    """Run the command line; every refusal becomes three lines and its exit code."""
+    debug = "--debug" in sys.argv
+    _open_streams()
+    try:
+        app(prog_name="seggeo")
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError) or not _flushed():  # typer has made an exit of it
+            _leave_quietly()
+        raise
+    except BrokenPipeError:
+        _leave_quietly()
+    except SeggeoError as error:
+        _refuse(error, error.exit_code, debug)
+    except MemoryError as error:
+        _refuse(_OUT_OF_MEMORY, ResourceError.exit_code, debug, error)
+    except Exception as error:
+        if debug:
+            raise
+        bug = SeggeoError(
+            what=f"{type(error).__name__}: {' '.join(str(error).split())}", why="this is a bug in seggeo",
+            mend="run again with seggeo --debug ... and report what it prints",
+        )  # fmt: skip
+        _refuse(bug, 1, debug)
+
+
+_OUT_OF_MEMORY = ResourceError(
+    what="out of memory", why="the system gave no more", mend="use fewer --workers or a smaller --tile; finished tiles are kept"
+)
+
+
+def _open_streams() -> None:
+    """Give a process that was started without standard output or error somewhere to write."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+
+
+def _refuse(error: SeggeoError, code: int, debug: bool, cause: BaseException | None = None) -> NoReturn:
+    if debug:
+        logging.getLogger("seggeo").exception("refused", exc_info=cause or True)
+    try:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _leave_quietly()
+    sys.exit(code)
+
+
+def _flushed() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _leave_quietly() -> NoReturn:
+    """End like a program that SIGPIPE has killed: whoever read the output has gone."""
+    os._exit(141)

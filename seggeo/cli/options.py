@@ -1,0 +1,218 @@
+"""Every option of the command line, declared once, and the order of power among its sources.
+
+An option's long name, its field in `seggeo.config` and its TOML key are one name (hyphens for underscores). Parameters
+default to None, "not given"; the defaults live in the records. Option > SEGGEO_* variable > --config file > default.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling
+from seggeo.errors import ConfigError
+
+INPUT, MODEL, TILES, OBJECTS, WRITING, RUNNING = "Reading", "Model", "Tiles", "Objects", "Writing", "Running"
+
+
+def _option(name: str, default: str, help_: str, panel: str, short: tuple[str, ...] = ()) -> Any:
+    return typer.Option(
+        f"--{name}", *short, envvar=f"SEGGEO_{name.upper().replace('-', '_')}", show_default=default or False, help=help_,
+        rich_help_panel=panel,
+    )  # fmt: skip
+
+
+def _flag(name: str, help_: str, panel: str) -> Any:
+    return typer.Option(
+        f"--{name}/--no-{name}", envvar=f"SEGGEO_{name.upper().replace('-', '_')}", show_default=False, help=help_,
+        rich_help_panel=panel,
+    )  # fmt: skip
+
+
+Model = Annotated[str | None, _option("model", "threshold", "Model by name, or my_model.py:MyModel for your own.", MODEL)]
+Weights = Annotated[
+    str | None, _option("weights", "", "Weights file (.safetensors or .pth), or a name from `seggeo models list`.", MODEL)
+]
+Set = Annotated[list[str] | None, _option("set", "", "A setting of the model, key=value; repeat for more.", MODEL)]
+Nested = Annotated[str | None, _option("nested", "all", "Masks inside masks (sam): all, whole, part or flat.", MODEL)]
+Bands = Annotated[str | None, _option("bands", "by colour", "Bands to read, counted from 1: 3,2,1.", INPUT)]
+Gsd = Annotated[float | None, _option("gsd", "the file's own", "Ground sample distance to work at, metres.", INPUT)]
+Nodata = Annotated[float | None, _option("nodata", "the file's own", "Value that means no data.", INPUT)]
+Aoi = Annotated[Path | None, _option("aoi", "", "Polygons (any vector file, any CRS) outside which nothing is data.", INPUT)]
+Stretch = Annotated[
+    str | None,
+    _option("stretch", "auto", "To 8 bits, one for the whole image: auto, none, minmax, percent:2,98 or LOW,HIGH.", INPUT),
+]
+AllowVrt = Annotated[bool | None, _flag("allow-vrt", "Open VRT files whose sources lie in their own folder.", INPUT)]
+MaxPixels = Annotated[float | None, _option("max-pixels", "4e12", "Refuse images that claim more pixels.", INPUT)]
+Tile = Annotated[int | None, _option("tile", "the model's", "Side of a tile's window, px.", TILES)]
+Overlap = Annotated[int | None, _option("overlap", "the model's", "Pixels that neighbouring windows share, even.", TILES)]
+MatchIou = Annotated[
+    float | None, _option("match-iou", "0.3", "Least IoU, where two tiles both look, of two readings of one object.", OBJECTS)
+]
+MinArea = Annotated[int | None, _option("min-area", "0", "Smallest object written, px.", OBJECTS)]
+MinScore = Annotated[float | None, _option("min-score", "0", "Least score of an object written, 0 to 1.", OBJECTS)]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", show_default="here", help="Output file or folder.", rich_help_panel=WRITING)
+]
+Format = Annotated[
+    list[str] | None,
+    _option("format", "gpkg", "Outputs: gpkg, fgb, parquet, geojson, cog; several with commas.", WRITING, ("-f",)),
+]
+Simplify = Annotated[
+    str | None, _option("simplify", "0", "Simplify outlines by up to this, 0.5m: metres in every CRS.", WRITING)
+]
+Preview = Annotated[bool | None, _flag("preview", "Draw a PNG beside the result (on unless told otherwise).", WRITING)]
+Overwrite = Annotated[bool | None, _flag("overwrite", "Replace outputs and tiles of another job.", WRITING)]
+Workers = Annotated[int | None, _option("workers", "by cores and memory", "Processes that predict.", RUNNING)]
+Device = Annotated[str | None, _option("device", "auto", "auto, cpu, cuda, cuda:N or mps.", RUNNING)]
+Batch = Annotated[int | None, _option("batch", "the model's", "Tiles or prompts per forward pass.", RUNNING)]
+Autocast = Annotated[bool | None, _flag("autocast", "Lower precision on an accelerator.", RUNNING)]
+Work = Annotated[
+    Path | None, _option("work", "beside the output", "Run folder: finished tiles, so that a killed run goes on.", RUNNING)
+]
+AllowPartial = Annotated[bool | None, _flag("allow-partial", "Exit with 0 although some tiles failed.", RUNNING)]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of options by their long names.", rich_help_panel=RUNNING)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=RUNNING)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print a summary as JSON on stdout, one line per input.", rich_help_panel=RUNNING)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.", rich_help_panel=RUNNING)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.", rich_help_panel=RUNNING)]
+
+NOT_SETTINGS = frozenset({"ctx", "inputs", "out", "config", "dry_run", "json_", "quiet", "verbose", "nested"})
+"""Parameters of `segment` that are not fields of a settings record; `nested` is a model setting with a name of its own."""
+
+
+def gather(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values by field name from all sources, and where each came from.
+
+    Raises:
+        ConfigError: The configuration file or a value cannot be read.
+    """
+    values, origin = {}, {}
+    for name, value in _read_toml(config).items():
+        values[name], origin[name] = value, str(config)
+    for name, value in ctx.params.items():
+        if (name in NOT_SETTINGS and name != "nested") or value is None or value in ([], ()):
+            continue
+        source = ctx.get_parameter_source(name)
+        from_variable = source is not None and source.name == "ENVIRONMENT"
+        values[name] = {**_pairs(values.get("set", {})), **_pairs(value)} if name == "set" else value
+        origin[name] = f"SEGGEO_{name.upper()}" if from_variable else f"--{name.replace('_', '-')}"
+    nested = values.pop("nested", None)
+    if nested is not None:
+        values["set"] = {**_pairs(values.get("set", {})), "nested": nested}
+        origin.setdefault("set", origin.pop("nested"))
+    return {name: _converted(name, value) for name, value in values.items()}, origin
+
+
+def defaults() -> dict[str, Any]:
+    """Default of every field, by name."""
+    records = (Reading(), Tiling(), Merge(), Output(), Execution(), Settings())
+    nested = {"reading", "tiling", "merge", "output"}
+    return {f.name: getattr(r, f.name) for r in records for f in fields(r) if f.name not in nested}
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(what=f"{path} cannot be read", why=str(error), mend="give a TOML file: tile = 1024") from error
+    named = {name.replace("-", "_"): value for name, value in values.items()}
+    known = {*defaults(), "nested"}
+    for name in named:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ConfigError(
+                what=f"{path} has an unknown setting {name.replace('_', '-')}",
+                why=f"known are the long names of options: {', '.join(sorted(known)).replace('_', '-')}",
+                mend=f"did you mean {near[0].replace('_', '-')}?" if near else "give it on the command line, or leave it out",
+            )
+    return named
+
+
+def _converted(name: str, value: Any) -> Any:
+    """A value as its field wants it."""
+    match name:
+        case "bands":
+            return tuple(_number(name, v, int) for v in _split(value))
+        case "format":
+            return tuple(dict.fromkeys(_typed(name, v, str) for v in _split(value)))
+        case "set":
+            return _pairs(value)
+        case "simplify":
+            return _number(name, str(value).strip().removesuffix("m"), float)
+    kind = _kinds().get(name)
+    if kind in (int, float):
+        return _number(name, value, kind)
+    if kind in (str, Path):
+        return kind(_typed(name, value, str))
+    return value if kind is None else _typed(name, value, kind)
+
+
+def _kinds() -> dict[str, type]:
+    """Type of every field's values, None left out; lists have no entry."""
+    hints = {
+        n: h for record in (Reading, Tiling, Merge, Output, Settings, Execution) for n, h in get_type_hints(record).items()
+    }
+    plain = {name: [h for h in get_args(hint) if h is not type(None)] or [hint] for name, hint in hints.items()}
+    return {name: options[0] for name, options in plain.items() if options[0] in (int, float, bool, str, Path)}
+
+
+def _split(value: Any) -> list[Any]:
+    """Parts between commas of a text, or of each text in a list."""
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    parts = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+    return [part.strip() if isinstance(part, str) else part for part in parts]
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            number = float(value)
+            if kind is float:
+                return number
+            if number == int(number):
+                return int(number)
+    raise _refused(name, value, f"{value!r} is not {'a number' if kind is float else 'a whole number'}")
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, kind):
+        return value
+    raise _refused(name, value, "it is true or false, without quotes" if kind is bool else f"it is a text, not {value!r}")
+
+
+def _refused(name: str, value: Any, why: str) -> ConfigError:
+    return ConfigError(what=f"--{name.replace('_', '-')} {value}", why=why, mend="see seggeo segment --help")
+
+
+def _pairs(value: Any) -> dict[str, Any]:
+    """`key=value` strings, or a table, as JSON values."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs: dict[str, Any] = {}
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        key, sign, text = str(item).partition("=")
+        if not sign or not key:
+            raise ConfigError(what=f"--set {item}", why="a setting is written key=value", mend="for example --set min_area=20")
+        try:
+            pairs[key] = json.loads(text)
+        except ValueError:
+            pairs[key] = text
+    return pairs

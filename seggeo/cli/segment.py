@@ -1,0 +1,273 @@
+"""`seggeo segment`: the main job, from the command line."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seggeo.cli import options as o
+from seggeo.cli.inputs import expand
+from seggeo.cli.talk import Talk, first_failure
+from seggeo.config import Execution, Settings, settings_from
+from seggeo.errors import ConfigError, IncompleteError, SeggeoError, StoppedError
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT...", help="Rasters: files, globs or addresses.", show_default=False)
+]
+
+
+def segment(  # noqa: PLR0913 - one parameter per option; they go straight into the settings records
+    ctx: typer.Context,
+    inputs: Inputs,
+    out: o.Out = None,
+    model: o.Model = None,
+    weights: o.Weights = None,
+    set: o.Set = None,
+    nested: o.Nested = None,
+    bands: o.Bands = None,
+    gsd: o.Gsd = None,
+    nodata: o.Nodata = None,
+    aoi: o.Aoi = None,
+    stretch: o.Stretch = None,
+    allow_vrt: o.AllowVrt = None,
+    max_pixels: o.MaxPixels = None,
+    tile: o.Tile = None,
+    overlap: o.Overlap = None,
+    match_iou: o.MatchIou = None,
+    min_area: o.MinArea = None,
+    min_score: o.MinScore = None,
+    format: o.Format = None,
+    simplify: o.Simplify = None,
+    preview: o.Preview = None,
+    overwrite: o.Overwrite = None,
+    workers: o.Workers = None,
+    device: o.Device = None,
+    batch: o.Batch = None,
+    autocast: o.Autocast = None,
+    work: o.Work = None,
+    allow_partial: o.AllowPartial = None,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Segment images of any size into objects, whole across tile seams, in your GIS's coordinates.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    from seggeo.run.naming import format_of, with_format
+
+    talk = Talk(quiet=quiet, verbose=verbose, json=json_, out=sys.stdout)
+    if verbose:
+        logging.getLogger("seggeo").setLevel(min(logging.INFO, logging.getLogger().level))
+    values, origin = o.gather(ctx, config)
+    if format_of(out) is not None:
+        origin.setdefault("format", "-o")
+    settings, execution = settings_from(with_format(values, out))
+    names = expand(inputs)
+    if len(names) > 1 and format_of(out) is not None:
+        raise ConfigError(
+            what=f"{len(names)} inputs and one output file {out}", why="each input gets its own", mend="give a folder with -o"
+        )
+    jobs = [
+        _Job(name=name, stem=stem, settings=settings, execution=_own_work(execution, stem, len(names)), out=out)
+        for name, stem in names
+    ]
+    if dry_run:
+        for job in jobs:
+            _show_plan(job, origin, talk)
+        return
+    # Standard output is for results: what a model prints goes where messages go.
+    with stopping(), redirect_stdout(sys.stderr):
+        _segment_all(jobs, talk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One input and what is asked of it."""
+
+    name: str
+    stem: str
+    settings: Settings
+    execution: Execution
+    out: Path | None
+
+
+def _own_work(execution: Execution, stem: str, count: int) -> Execution:
+    """Of several inputs each gets a run folder of its own inside the one the user chose."""
+    if count == 1 or execution.work is None:
+        return execution
+    return replace(execution, work=execution.work / f"{stem}.seggeo")
+
+
+def _segment_all(jobs: list[_Job], talk: Talk) -> None:
+    """Segment every input; one that fails does not keep the others from being done."""
+    from seggeo.run.plan import public_name
+
+    failed = 0
+    for job in jobs:
+        try:
+            summary = _segment_one(job, talk)
+        except SeggeoError as error:
+            talk.failed(public_name(job.name), error)
+            if len(jobs) == 1:
+                raise
+            talk.error(error, public_name(job.name))
+            failed += 1
+            continue
+        if summary["failed_tiles"] and not job.execution.allow_partial:
+            failed += 1
+            if len(jobs) == 1:
+                raise _incomplete(summary)
+    if failed and not jobs[0].execution.allow_partial:
+        raise IncompleteError(
+            what=f"{failed} of {len(jobs)} inputs failed or are incomplete",
+            why="they, or some of their tiles, could not be processed: see above, and failures.jsonl in the run folders",
+            mend="mend them and run the same command again, or accept it with --allow-partial",
+        )
+
+
+def _incomplete(summary: dict[str, Any]) -> IncompleteError:
+    return IncompleteError(
+        what=f"{summary['input']} is incomplete: {summary['failed_tiles']} of {summary['tiles']} tiles failed",
+        why=f"{first_failure(summary)} (all of them: {summary['work']}/failures.jsonl)",
+        mend="mend it and run the same command again, finished tiles are kept; or accept it with --allow-partial",
+    )
+
+
+def _segment_one(job: _Job, talk: Talk) -> dict[str, Any]:
+    """Segment one input with progress; its summary."""
+    from seggeo.cli.progress import Progress
+    from seggeo.run.execute import PartReport
+    from seggeo.run.plan import Plan
+    from seggeo.run.segment import Summary, segment_file
+
+    progress: Progress | None = None
+    summary: dict[str, Any] = {}
+    is_new = False
+    command = tuple(sys.argv)
+    events = segment_file(job.name, job.settings, job.execution, job.out, stem=job.stem, command=command)
+    with closing(events):
+        try:
+            for event in events:
+                if isinstance(event, Plan):
+                    progress = _started(job.name, event, talk)
+                elif isinstance(event, PartReport) and progress is not None:
+                    is_new = True
+                    progress.add(event, resumed=event.resumed)
+                elif isinstance(event, Summary):
+                    summary = event.to_json()
+        finally:
+            if progress is not None:
+                progress.close()
+    talk.summary(summary, is_new=is_new)
+    return summary
+
+
+def _started(name: str, plan: Any, talk: Talk) -> Any:
+    """The first words about an input, and the progress of its tiles."""
+    from seggeo.cli.progress import Progress
+    from seggeo.run.plan import public_name
+
+    job = plan.job
+    size = f"{job.frame.width} x {job.frame.height} px, {len(job.grid)} tiles of {job.tile} px"
+    talk.say(f"{public_name(name)}: {size}, model {job.model['name']}")
+    core = (job.tile - job.overlap) ** 2 / 1e6
+    return Progress(tiles=len(job.grid), megapixels_per_tile=core, quiet=talk.quiet)
+
+
+def _show_plan(asked: _Job, origin: dict[str, str], talk: Talk) -> None:
+    """The plan on stdout: what would be done and where every setting comes from."""
+    facts = _plan_facts(asked, origin)
+    if talk.json:
+        talk.result(facts)
+        return
+    tile, overlap = (facts["settings"][key]["value"] for key in ("tile", "overlap"))
+    print(f"{facts['input']}: {facts['width']} x {facts['height']} px, {facts['crs']}")
+    print(f"  {facts['tiles']} tiles of {tile} px, overlap {overlap} px; {facts['empty_tiles']} are empty and skipped")
+    print(f"  {facts['workers']} processes of about {facts['memory_bytes'] / 1e9:.1f} GB, ", end="")
+    print(f"{facts['disk_bytes'] / 1e6:.0f} MB on disk")
+    for path in facts["outputs"].values():
+        print(f"  would write {path}")
+    print("  settings:")
+    for key, entry in facts["settings"].items():
+        print(f"    {key} = {entry['value']}  ({entry['from']})")
+
+
+def _plan_facts(asked: _Job, origin: dict[str, str]) -> dict[str, Any]:
+    from seggeo.config import to_json
+    from seggeo.run.execute import choose_workers
+    from seggeo.run.naming import places
+    from seggeo.run.plan import count_empty, estimate, make_plan
+    from seggeo.run.segment import check_formats, check_outputs
+
+    settings, execution = asked.settings, asked.execution
+    where = places(asked.out, asked.stem, settings.output.format, execution.work)
+    check_formats(settings)
+    plan = make_plan(asked.name, settings, execution)
+    check_outputs(where, plan, execution)
+    job, needs = plan.job, estimate(plan)
+    workers, _ = choose_workers(
+        execution.workers, device=plan.segmenter.info.device, memory_bytes=needs["memory_bytes"], parts=len(job.parts)
+    )
+    chosen = {**to_json(settings), **to_json(execution)}
+    for group in ("reading", "tiling", "merge", "output"):
+        chosen.update(chosen.pop(group))
+    chosen.update(tile=job.tile, overlap=job.overlap, set=dict(job.model["settings"]), bands=list(job.reading["bands"]))
+    chosen.update(workers=workers, device=plan.segmenter.info.device)
+    return {
+        "input": job.source["path"], "width": job.frame.width, "height": job.frame.height, "crs": plan.source["crs"],
+        "tiles": len(job.grid), "empty_tiles": count_empty(plan, asked.name), "parts": len(job.parts), "workers": workers,
+        **needs, "outputs": {kind: str(path) for kind, path in where.outputs.items()}, "model": job.model,
+        "settings": {k: {"value": chosen[k], "from": _origin(k, origin, plan)} for k in sorted(o.defaults())},
+    }  # fmt: skip
+
+
+def _origin(name: str, origin: dict[str, str], plan: Any) -> str:
+    """Where a setting's value comes from: an option, a variable, a file, the model, or the default."""
+    info = plan.segmenter.info
+    of_model = {"tile": info.tile, "overlap": info.overlap, "set": info.settings, "batch": None}
+    if name in origin:
+        return origin[name]
+    return "the model" if of_model.get(name) and getattr(plan.job, name, of_model[name]) == of_model[name] else "default"
+
+
+class _Stop(BaseException):
+    """Raised by a signal; no Exception, so that a model's own `except Exception` cannot take it for a failure of its own."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and the warnings of batch systems into a clean stop: finished parts are on disk.
+
+    Raises:
+        StoppedError: A signal came; the same command goes on.
+    """
+    from seggeo.run.plan import public_name
+
+    def stop(number: int, _: Any) -> None:
+        raise _Stop(signal.Signals(number).name)
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    except _Stop as stopped:
+        raise StoppedError(
+            what=f"stopped by {stopped}",
+            why="finished tiles are kept",
+            mend=f"go on with the same command: {shlex.join(['seggeo', *map(public_name, sys.argv[1:])])}",
+        ) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

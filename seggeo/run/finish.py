@@ -1,0 +1,110 @@
+"""From parts to files: merge, number, write every output, draw the preview, leave the provenance beside them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seggeo import plugins
+from seggeo.config import Merge, Output
+from seggeo.errors import BusyError
+from seggeo.instances import Instances
+from seggeo.job import Job
+from seggeo.merge.resolve import Tally
+from seggeo.merge.sweep import sweep
+from seggeo.protocols import SinkOptions
+from seggeo.run.naming import Places
+from seggeo.run.result import Spool, StoredResult
+from seggeo.store import RunStore, publish
+
+log = logging.getLogger(__name__)
+
+
+def merge_parts(job: Job, store: RunStore, provenance: Mapping[str, Any]) -> tuple[StoredResult, Tally, int]:
+    """Merge all stored parts into numbered objects; the result, what became of the readings, objects filtered out.
+
+    Raises:
+        StoreError: A part is missing.
+    """
+    rules = Merge(**job.merge)
+    tally = Tally()
+    spool = Spool(store.folder / "merged", job.frame)
+    for merged in sweep(_parts(job, store), job.parts, match_iou=rules.match_iou, exclusive=bool(job.model["exclusive"])):
+        spool.add(merged)
+        tally = tally + merged.tally
+    bands, dropped = spool.number(rules)
+    result = StoredResult(
+        frame=job.frame, classes=tuple(job.model["classes"]), provenance=provenance,
+        exclusive=bool(job.model["exclusive"]), bands=tuple(bands),
+    )  # fmt: skip
+    return result, tally, dropped
+
+
+def _parts(job: Job, store: RunStore) -> Iterator[tuple[int, Instances, NDArray[np.int64]]]:
+    for part in range(len(job.parts)):
+        stored = store.load(part)
+        yield part, stored.instances, stored.tile
+
+
+def write_outputs(result: StoredResult, output: Output, where: Places) -> list[Path]:
+    """Every asked output under its final name."""
+    written = []
+    for name, path in where.outputs.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sink = plugins.load("seggeo.sinks", name)
+        written.append(sink(result, path, SinkOptions(simplify_m=output.simplify)))
+        log.info("wrote %s", path)
+    return written
+
+
+def write_preview(result: StoredResult, image: NDArray[np.uint8], valid: NDArray[np.bool_], where: Places) -> Path:
+    """The picture beside the result."""
+    from seggeo.output.preview import draw_preview
+
+    path: Path = draw_preview(result, image, where.preview, valid=valid)
+    return path
+
+
+def provenance_of(job: Job) -> dict[str, Any]:
+    """What made a result: enough to make it again.
+
+    No times, no machine, no number of workers, so that equal jobs write equal bytes; the input goes by its file name,
+    since results travel.
+    """
+    packages = ("seggeo", "numpy", "rasterio", "torch", "torchvision", "segment-anything")
+    source = {k: v for k, v in job.source.items() if k != "mtime_ns"}
+    named = replace(job, source={**source, "path": Path(str(job.source["path"])).name})
+    return {"job": named.to_json(), "tile_key": job.tile_key, "versions": {p: version(p) for p in packages}}
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> Path:
+    """A JSON file, whole or not at all."""
+    return publish(path, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a run folder's merge; the lock goes with the process that holds it.
+
+    Raises:
+        BusyError: Another process holds it.
+    """
+    with (folder / "merge.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                what=f"another process is merging {folder}", why="a result has one writer",
+                mend="wait for it to end, or choose another --work folder",
+            ) from error  # fmt: skip
+        yield

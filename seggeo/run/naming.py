@@ -1,0 +1,91 @@
+"""Where a job's files go: what the name after `-o` asks for, and the names of everything beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seggeo.errors import ConfigError
+
+SUFFIXES = {
+    "gpkg": "_objects.gpkg", "fgb": "_objects.fgb", "parquet": "_objects.parquet", "geojson": "_objects.geojson",
+    "cog": "_labels.tif",
+}  # fmt: skip
+OPENS_WITH = {
+    "gpkg": "QGIS (drag it in; the style is inside), geopandas", "fgb": "QGIS, geopandas",
+    "parquet": "geopandas, DuckDB, QGIS", "geojson": "a web map, QGIS", "cog": "QGIS, rasterio",
+}  # fmt: skip
+_MORE_ENDINGS = {".tiff": "cog", ".json": "geojson", ".gz": "geojson"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a job's files go."""
+
+    outputs: Mapping[str, Path]
+    """Output file by sink name."""
+    preview: Path
+    provenance: Path
+    work: Path
+
+
+def format_of(out: Path | None) -> str | None:
+    """The format that an output's ending names; None for a folder.
+
+    A name without an ending, or with a number for one (`run_0.5`), is a folder; a folder that is there may have any name.
+
+    Raises:
+        ConfigError: The ending is of no format.
+    """
+    if out is None or out.is_dir() or out.suffix[1:].isdigit() or not out.suffix:
+        return None
+    endings = {Path(suffix).suffix: name for name, suffix in SUFFIXES.items()} | _MORE_ENDINGS
+    kind = endings.get(out.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            what=f"-o {out} is neither a folder nor a file that can be written",
+            why=f"known endings are {', '.join(sorted(endings))}",
+            mend="use one of these, or make the folder first",
+        )
+    return kind
+
+
+def with_format(values: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+    """Settings by field name, with the format that an output file's ending names where none was chosen.
+
+    Raises:
+        ConfigError: Another format was chosen.
+    """
+    kind = format_of(out)
+    if kind is None or kind in values.get("format", (kind,)):
+        return {"format": (kind,), **values} if kind else dict(values)
+    chosen = ",".join(values["format"])
+    raise ConfigError(
+        what=f"-o {out} is a {kind} file, and the format is {chosen}",
+        why="the file named would not be written",
+        mend=f"use -f {kind},{chosen} for both, or a name that ends in {Path(SUFFIXES.get(values['format'][0], '')).suffix}",
+    )
+
+
+def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | None) -> Places:
+    """File names of one job.
+
+    Args:
+        out: What the user gave with `-o`: a file of one of the formats, a folder, or nothing (the current folder).
+        stem: Name of the input without its ending.
+        formats: Sinks.
+        work: Run folder, if the user chose one.
+    """
+    named = format_of(out)
+    folder = out or Path()
+    if named is not None and out is not None:
+        folder, stem = out.parent, out.name.removesuffix(".gz").rsplit(".", 1)[0]
+    outputs = {name: folder / f"{stem}{SUFFIXES.get(name, '.' + name)}" for name in formats}
+    if named is not None and out is not None and named in outputs:
+        outputs[named] = out
+    return Places(
+        outputs=outputs, preview=folder / f"{stem}_preview.png", provenance=folder / f"{stem}_provenance.json",
+        work=work or folder / f"{stem}.seggeo",
+    )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Models end to end: toy networks, nested masks, limits, and models that fail in one tile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support_flow import (
+    FRAGILE,
+    ORACLE,
+    SMALL,
+    below,
+    call,
+    digests,
+    drawn,
+    features,
+    label_raster,
+    scene,
+    seggeo,
+    succeed,
+    write_labels,
+    write_model,
+    write_picture,
+)
+from support_io import write
+from support_models import make_maskrcnn_weights
+from support_models import scene as discs
+from support_sam import SETTINGS, SIDE, blob_image, make_sam_weights
+
+OUTPUTS = ("-f", "gpkg,cog,fgb", "--workers", "1", "--no-preview", "--json")
+
+
+def test_a_toy_mask_rcnn(tmp_path: Path):
+    write(tmp_path / "scene.tif", discs(300).transpose(2, 0, 1))
+    make_maskrcnn_weights(tmp_path / "toy.safetensors")
+    command = ("segment", "scene.tif", "--model", "maskrcnn", "--weights", "toy.safetensors", "--tile", "160", *OUTPUTS)
+
+    (summary,) = succeed(*command, "--overlap", "40", "-o", "a", cwd=tmp_path).results
+
+    table = features(tmp_path / summary["outputs"]["gpkg"])
+    assert len(table) == summary["objects"] > 5
+    assert set(table["class"]) <= {"class_1", "class_2"}
+    assert table["score"].between(0.5, 1).all()
+    r = summary["readings"]
+    assert r["inputs"] == r["kept"] + r["merged"] + r["duplicates"] + r["orphans"] + r["hidden"]
+
+
+def test_tiles_that_reach_a_limit_are_reported(tmp_path: Path):
+    write(tmp_path / "scene.tif", discs(200).transpose(2, 0, 1))
+    make_maskrcnn_weights(tmp_path / "toy.safetensors")
+
+    ran = succeed(
+        "segment", "scene.tif", "--model", "maskrcnn", "--weights", "toy.safetensors", "--set", "detections=3", *OUTPUTS,
+        "-q", cwd=tmp_path,
+    )  # fmt: skip
+
+    assert ran.results[0]["capped_tiles"] >= 1
+    assert "reached a limit" in ran.err
+
+
+@pytest.fixture(scope="module")
+def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of blobs with cores and a toy Segment Anything that finds both."""
+    folder = tmp_path_factory.mktemp("sam")
+    write(folder / "scene.tif", blob_image(224, 224).transpose(2, 0, 1))
+    make_sam_weights(folder / "sam.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("nested", ["all", "whole", "part", "flat"])
+def test_a_toy_sam_and_its_nested_masks(sam_folder: Path, nested: str):
+    settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+
+    (summary,) = succeed(
+        "segment", "scene.tif", "--model", "sam", "--weights", "sam.safetensors", "--tile", str(SIDE), *settings,
+        "--stretch", "none", "--nested", nested, "-o", nested, *OUTPUTS, cwd=sam_folder,
+    ).results  # fmt: skip
+
+    table = features(sam_folder / summary["outputs"]["gpkg"])
+    raster = label_raster(sam_folder / summary["outputs"]["cog"])
+    assert len(table) > 3
+    inside = len(table.sjoin(table, predicate="covered_by")) - len(table)
+    if nested == "all":
+        assert inside > 0, "blobs have cores, so some mask lies in another"
+    if nested == "flat":
+        assert (drawn(table, sam_folder / summary["outputs"]["cog"]) == raster).all()
+        assert table["area_px"].sum() == (raster > 0).sum()
+    if nested in ("whole", "part"):
+        assert inside == 0
+
+
+@pytest.mark.parametrize("model", ["regions", "threshold"])
+def test_models_without_weights(tmp_path: Path, model: str):
+    write_picture(tmp_path / "scene.tif", scene("discs", 5, (200, 220)))
+
+    (summary,) = succeed("segment", "scene.tif", "--model", model, "--json", "-f", "cog", *SMALL, cwd=tmp_path).results
+
+    assert summary["objects"] > 0
+    raster = label_raster(tmp_path / summary["outputs"]["cog"])
+    assert (raster > 0).all() if model == "regions" else (raster > 0).any()
+
+
+@pytest.mark.parametrize("how", ["raise", "nan"])
+def test_one_bad_tile_costs_one_tile_and_can_be_mended(tmp_path: Path, how: str):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
+    write_model(tmp_path, FRAGILE, "fragile.py")
+    broken = tmp_path / "broken"
+    command = ("segment", "scene.tif", "--model", "fragile.py:Fragile", "--set", f"how={how}", "-f", "gpkg,cog", *SMALL)
+    succeed(*command, "-o", "clean", cwd=tmp_path, BROKEN=str(broken))
+    whole = label_raster(tmp_path / "clean" / "scene_labels.tif")
+
+    broken.touch()
+    ran = call(*command, "-o", "out", "--json", cwd=tmp_path, BROKEN=str(broken))
+
+    assert ran.code == 4
+    assert "1 of 9 tiles failed" in ran.refusal()[0]
+    assert ("too much for me" if how == "raise" else "score of nan") in ran.refusal()[1]
+    failures = [json.loads(line) for line in (tmp_path / "out/scene.seggeo/failures.jsonl").read_text().splitlines()]
+    assert [(f["tile"], f["row"], f["col"], f["height"], f["width"]) for f in failures] == [(4, 96, 96, 128, 128)]
+    found = label_raster(tmp_path / "out" / "scene_labels.tif")
+    reach = np.zeros(found.shape, bool)
+    reach[96:224, 96:224] = True
+    elsewhere = np.setdiff1d(np.unique(whole), np.unique(whole[reach]))
+    assert len(elsewhere) > 3
+    for number in elsewhere:
+        there = whole == number
+        assert len(np.unique(found[there])) == 1
+        assert ((found == found[there][0]) == there).all()
+    assert call(*command, "-o", "out", "--allow-partial", cwd=tmp_path, BROKEN=str(broken)).code == 0
+
+    broken.unlink()
+    succeed(*command, "-o", "out", cwd=tmp_path, BROKEN=str(broken))
+    assert digests(tmp_path / "out") == digests(tmp_path / "clean")
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("tile.astype('float32')[:, :, 0]", "float32"),
+        ("tile[:5, :, 0].astype('int32')", "shape"),
+        ("'three houses'", "str"),
+        ("{'masks': tile[None, :, :, 0] > 0, 'scores': [1, 2]}", "scores"),
+        ("None", "NoneType"),
+        ("tile[:, :, 0] > 0", "boolean"),
+    ],
+)
+def test_results_of_the_wrong_kind_are_named(tmp_path: Path, result: str, says: str):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (140, 140)))
+    write_model(tmp_path, ORACLE.replace('tile[:, :, 0].astype("int32")', result))
+
+    ran = call("segment", "scene.tif", "--model", "oracle.py:Oracle", *SMALL, cwd=tmp_path)
+
+    assert ran.code == 6
+    assert says in "".join(ran.refusal()), ran.err
+    assert not (tmp_path / "scene_objects.gpkg").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [("class Oracle:\n    pass\n", 6), ("import nothing_of_that_name\n", 6), ("def Oracle(: pass\n", 6), ("x = 1\n", 2)],
+)
+def test_files_that_hold_no_model_are_refused_and_nothing_is_made(tmp_path: Path, model: str, code: int):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (140, 140)))
+    write_model(tmp_path, model)
+    before = below(tmp_path)
+
+    ran = call("segment", "scene.tif", "--model", "oracle.py:Oracle", *SMALL, cwd=tmp_path)
+
+    assert ran.code == code
+    ran.refusal()
+    assert below(tmp_path) == before
+
+
+def test_a_model_that_ends_its_process_is_a_resource_error_and_what_was_done_stays(tmp_path: Path):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
+    killer = FRAGILE.replace('raise ValueError("the fifth tile is too much for me")', "os._exit(9)")
+    write_model(tmp_path, killer, "fragile.py")
+    command = ("segment", "scene.tif", "--model", "fragile.py:Fragile", *SMALL, "--workers", "2")
+    (tmp_path / "broken").touch()
+
+    ran = seggeo(*command, cwd=tmp_path, BROKEN="broken")
+
+    assert ran.code == 7
+    assert "worker" in ran.refusal()[0]
+    assert not (tmp_path / "scene_objects.gpkg").exists()
+    (tmp_path / "broken").unlink()
+    assert seggeo(*command, cwd=tmp_path, BROKEN="broken").code == 0

@@ -1,0 +1,54 @@
+"""What the name after `-o` asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seggeo.errors import ConfigError
+from seggeo.run.naming import SUFFIXES, format_of, places, with_format
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x.gpkg", "gpkg"), ("x.GPKG", "gpkg"), ("d/x.fgb", "fgb"), ("x.parquet", "parquet"), ("x.geojson", "geojson"),
+        ("x.geojson.gz", "geojson"), ("x.tif", "cog"), ("x.tiff", "cog"), ("folder", None), ("run_0.5", None), (".", None),
+        ("../a.b/c", None),
+    ],
+)  # fmt: skip
+def test_endings(name: str, kind: str | None):
+    assert format_of(Path(name)) == kind
+
+
+def test_no_name_and_a_folder_that_is_there(tmp_path: Path):
+    (tmp_path / "x.gpkg").mkdir()
+
+    assert format_of(None) is None
+    assert format_of(tmp_path / "x.gpkg") is None
+    assert with_format({"tile": 64}, None) == {"tile": 64}
+
+
+@pytest.mark.parametrize("name", ["x.shp", "x.csv", "results.d"])
+def test_unknown_endings_are_refused_with_the_known_ones(name: str):
+    with pytest.raises(ConfigError, match=r"\.gpkg"):
+        format_of(Path(name))
+
+
+def test_the_ending_chooses_where_nothing_was_chosen():
+    assert with_format({}, Path("x.tif")) == {"format": ("cog",)}
+    assert with_format({"format": ("gpkg", "cog")}, Path("x.tif"))["format"] == ("gpkg", "cog")
+    with pytest.raises(ConfigError, match="cog"):
+        with_format({"format": ("gpkg",)}, Path("x.tif"))
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_the_file_named_is_the_file_written(kind: str):
+    out = Path("some") / f"x{Path(SUFFIXES[kind]).suffix}"
+
+    where = places(out, "input", (kind, "fgb"), None)
+
+    assert where.outputs[kind] == out
+    assert where.work == Path("some/x.seggeo")
+    assert len(set(where.outputs.values())) == len(where.outputs)
