@@ -176,7 +176,8 @@ def stream(scene: scenes.Scene, folder: Path) -> Facts:
     from seggeo.config import Merge, Output, to_json
     from seggeo.geometry import Frame
     from seggeo.job import Job
-    from seggeo.run.finish import merge_parts, places, write_outputs
+    from seggeo.run.finish import merge_parts, write_outputs
+    from seggeo.run.naming import places
     from seggeo.store import RunStore
 
     height, width = scene.shape
