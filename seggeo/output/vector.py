@@ -31,8 +31,8 @@ from seggeo.output.features import GEOMETRY, iter_features, provenance_text, sch
 from seggeo.output.geojson import write_geojson
 from seggeo.protocols import Result, SinkOptions
 
-INDEX_BYTES = 64 << 20
-"""Memory for a GeoPackage's spatial index: a million objects fit, more are indexed as they come, half as fast."""
+INDEX_BYTES = 20_000_000
+"""Memory for a GeoPackage's spatial index: some 400 000 objects fit; more are indexed as they come, so memory is flat."""
 
 __all__ = ["LAYER", "write_flatgeobuf", "write_geojson", "write_geoparquet", "write_gpkg"]
 
