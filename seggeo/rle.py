@@ -153,10 +153,13 @@ def labels_to_spans(labels: NDArray[np.integer]) -> tuple[Spans, IntArray]:
 
     Pixels of one label make one mask, connected or not; 0 and below are background.
     """
-    height, width = labels.shape
+    width = labels.shape[1]
     flat = np.ravel(labels)
-    change = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.union1d(np.concatenate([[0], change]), np.arange(height) * width) if flat.size else np.zeros(0, np.int64)
+    begins = np.ones(flat.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=begins[1:])
+    if flat.size:
+        begins[::width] = True
+    starts = np.flatnonzero(begins)
     stops = np.concatenate([starts[1:], [flat.size]])
     values = flat[starts]
     keep = values > 0
