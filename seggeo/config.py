@@ -15,6 +15,8 @@ from typing import Any
 from seggeo.errors import ConfigError
 
 MAX_PIXELS = 4 * 10**12
+AUTO = "auto"
+"""The model that is chosen for the image, or for the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +113,26 @@ class Output:
 class Settings:
     """Everything that defines a job's result."""
 
-    model: str = "threshold"
+    model: str = AUTO
+    """A segmenter, bundled weights, `file.py:Class`, or auto: chosen for the kind of image, or for the weights."""
     weights: Path | None = None
+    """A file, or the name of bundled or fetched weights."""
     set: Mapping[str, Any] = field(default_factory=dict)
     """Model settings by name, JSON values."""
+    diameter: float | None = None
+    """Typical diameter of an object, px of the work grid; becomes a setting of models that take it."""
+    mpp: float | None = None
+    """Micrometres per px of the work grid; likewise."""
     reading: Reading = field(default_factory=Reading)
     tiling: Tiling = field(default_factory=Tiling)
     merge: Merge = field(default_factory=Merge)
     output: Output = field(default_factory=Output)
+
+    def __post_init__(self) -> None:
+        for name, unit, example in (("diameter", "px", "30"), ("mpp", "um", "0.5")):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(what=f"{name} {value} {unit}", why="it is a length", mend=f"use --{name} {example}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,8 @@ class Job:
     model: Mapping[str, Any]
     """Name, settings, weights sha256, classes, exclusive."""
     merge: Mapping[str, Any]
+    choice: Mapping[str, Any] | None = None
+    """How `--model auto` came to the model; None when the user named it. Says why, changes nothing."""
     schema: int = SCHEMA
 
     @property
@@ -54,7 +56,7 @@ class Job:
     def tile_key(self) -> str:
         """sha256 over what changes predictions; where the input lies and when it was written do not."""
         values = self.to_json()
-        del values["merge"]
+        del values["merge"], values["choice"]
         values["source"] = {k: v for k, v in values["source"].items() if k not in ("path", "mtime_ns")}
         return _digest(values)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from seggeo.errors import ConfigError, GeometryError
 from seggeo.geometry import Frame, Window
 from seggeo.instances import Instances, Objects
 from seggeo.tiling import Tile
@@ -28,16 +29,37 @@ class Pixels:
     """`(h, w)`, True = real data."""
 
 
+_OWN_WINDOW = Window(row=0, col=0, height=1, width=1)
+"""Stands for the tile's own window where no extent is given."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileImage:
     """One tile as a segmenter gets it."""
 
     image: NDArray[Any]
-    """`(h, w, 3)` stretched uint8 RGB, or `(h, w, c)` in the file's own bands and dtype when `info.native`."""
+    """`(h, w, 3)` stretched uint8 RGB, or `(h, w, c)` in the file's own bands and dtype when `info.native`; of `extent`."""
     valid: NDArray[np.bool_]
     """`(h, w)`, True = real data; pixels of the result outside it are discarded by the pipeline."""
     tile: Tile
     """Where the tile lies, for models whose prompts or seeds are anchored to the raster."""
+    extent: Window = _OWN_WINDOW
+    """What `image` and `valid` cover, raster px: the tile's window, and the model's `context` around it."""
+
+    def __post_init__(self) -> None:
+        if self.extent is _OWN_WINDOW:
+            object.__setattr__(self, "extent", self.tile.window)
+        elif not self.extent.contains(self.tile.window) or self.valid.shape != self.extent.shape:
+            raise GeometryError(
+                what=f"pixels of {self.extent} for a tile whose window is {self.tile.window}",
+                why=f"they are {self.valid.shape[0]} x {self.valid.shape[1]}, and must cover the window",
+                mend="read what info.extent(tile.window, within=frame.window) says",
+            )
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """Rows and columns of `image` that are the tile's window; all of them for a model without context."""
+        return self.tile.window.slices(self.extent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +67,7 @@ class Prediction:
     """What a segmenter found in one tile."""
 
     instances: Instances
-    """In tile pixels."""
+    """In pixels of the tile's window, whatever context came with it."""
     capped: bool = False
     """True when the model hit one of its own limits (detections, queries), so that objects may be missing."""
 
@@ -76,6 +98,31 @@ class ModelInfo:
     """Tiles worth handing over in one call."""
     device: str = "cpu"
     """Where it predicts: decides how many processes are worth starting."""
+    context: int = 0
+    """Pixels of image that the model wants to see beyond a tile's window, on sides that are not the image's edge."""
+    stride: int = 1
+    """What the model sees begins, and ends unless the image does, at multiples of this in the raster."""
+
+    def __post_init__(self) -> None:
+        if self.context < 0 or self.stride < 1:
+            raise ConfigError(
+                what=f"{self.name} asks for a context of {self.context} px and a stride of {self.stride} px",
+                why="a context is 0 or more and a stride 1 or more",
+                mend="declare them like context = 64 and stride = 16",
+            )
+
+    def extent(self, window: Window, *, within: Window) -> Window:
+        """What the model sees of a window: `context` more on every side, out to multiples of `stride`, cut at `within`.
+
+        A convolutional network with this stride and a context of at least its receptive field then computes the same
+        for the window's pixels as from the whole image.
+        """
+        grown = window.grow(self.context, within=within)
+        step = self.stride
+        return Window.from_bounds(
+            grown.row // step * step, grown.col // step * step,
+            min(-(-grown.row_stop // step) * step, within.row_stop), min(-(-grown.col_stop // step) * step, within.col_stop),
+        )  # fmt: skip
 
 
 class Source(Protocol):
@@ -171,12 +218,35 @@ class ModelRequest:
     """Lower precision on the accelerator, off unless asked for."""
 
 
+class Look(Protocol):
+    """A first look at a whole image, before any tile; pixels are stretched or native, as the model wants them."""
+
+    frame: Frame
+    """The work grid."""
+    bands: tuple[str, ...]
+
+    @property
+    def overview(self) -> TileImage:
+        """The whole image decimated; its tile is a tile of the overview, not of the work grid."""
+        ...
+
+    def windows(self, side: int, count: int) -> list[TileImage]:
+        """Up to `count` windows of `side` px at the work grid's own resolution, the same in every call.
+
+        They do not overlap, hold valid pixels, and are spread over what is not plain background; fewer come from a small
+        image, and one smaller than `side` is one window.
+        """
+        ...
+
+
 class SegmenterFactory(Protocol):
     """What an entry point of `seggeo.segmenters` names.
 
-    A factory may carry an attribute `calibrate(request, sample)`: a function that gets the request and the job-wide
-    overview as a `TileImage` (stretched or native, as the model wants it) and returns settings to freeze into the job,
-    so that a threshold found from the data is the same in every tile.
+    A factory may carry two attributes. `calibrate(request, look)` is a function that gets the request and a `Look` at the
+    image and returns settings to freeze into the job, so that what is found from the data is the same in every tile;
+    a line of text called `sized` among them is told to the user. The model has been opened before, to learn whether it
+    wants native pixels, and is opened again with these settings: what is found must not be missed the first time.
+    `sizes = True` says that its models take the settings `diameter` (typical object, px) and `mpp` (um per px).
     """
 
     def __call__(self, request: ModelRequest) -> Segmenter:

@@ -140,7 +140,7 @@ class RunStore:
 
 def _prediction_values(values: Mapping[str, Any]) -> dict[str, Any]:
     source = {k: v for k, v in values.get("source", {}).items() if k != "path"}
-    return {**{k: v for k, v in values.items() if k != "merge"}, "source": source}
+    return {**{k: v for k, v in values.items() if k not in ("merge", "choice")}, "source": source}
 
 
 def pack(arrays: Arrays, notes: Mapping[str, Any]) -> bytes:

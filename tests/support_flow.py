@@ -30,6 +30,8 @@ COMMAND = Path(sys.executable).with_name("seggeo")
 UTM = Affine(0.5, 0, 500000, 0, -0.5, 5200000)
 FORMATS = ("gpkg", "cog", "fgb", "parquet", "geojson")
 SMALL = ("--tile", "128", "--overlap", "32", "--workers", "1", "--no-preview")
+PLAIN = ("--model", "threshold", *SMALL)
+"""For what any model would show: which one `auto` takes depends on the weights that come along."""
 
 ORACLE = '''
 class Oracle:

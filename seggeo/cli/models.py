@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,20 +16,25 @@ Name = Annotated[str, typer.Argument(help="A name from `seggeo models list`.")]
 
 @app.command("list")
 def list_(json_: AsJson = False) -> None:
-    """Models that are installed, and official weights that `pull` knows."""
+    """Models that are installed, weights that came along, and official weights that `pull` knows."""
+    from seggeo.models.bundled import bundled_models
     from seggeo.models.registry import known_models
     from seggeo.plugins import available
 
-    known = known_models()
+    known, bundled = known_models(), bundled_models()
     if json_:
         values = {
             "segmenters": list(available("seggeo.segmenters")),
-            "weights": [json.loads(json.dumps(asdict(m), default=str)) for m in known],
+            "bundled": [_plain({**asdict(m), "size_bytes": m.size_bytes, "sha256": m.sha256}) for m in bundled],
+            "weights": [_plain(asdict(m)) for m in known],
         }
         typer.echo(json.dumps(values))
         return
     typer.echo(f"segmenters: {', '.join(available('seggeo.segmenters'))}, or your own: my_model.py:MyModel")
     typer.echo("weights:")
+    for own in bundled:
+        about = f", {own.title}" if own.title else ""
+        typer.echo(f"  {own.name}  for --model {own.model}, {own.licence or 'licence unknown'}, bundled{about}")
     for model in known:
         typer.echo(f"  {model.name}  for --model {model.kind}, {model.licence}, {'here' if model.cached else 'not here'}")
 
@@ -37,10 +42,21 @@ def list_(json_: AsJson = False) -> None:
 @app.command()
 def info(name: Name) -> None:
     """Everything known of one set of weights."""
+    from seggeo.models.bundled import find_bundled
     from seggeo.models.registry import find
 
-    for key, value in asdict(find(name)).items():
+    bundled = find_bundled(name)
+    if bundled is None:
+        values = asdict(find(name))
+    else:
+        own = {key: value for key, value in asdict(bundled).items() if key != "facts"}
+        values = {**own, "size_bytes": bundled.size_bytes, "sha256": bundled.sha256, **bundled.facts}
+    for key, value in values.items():
         typer.echo(f"{key}: {value}")
+
+
+def _plain(values: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(values, default=str))
 
 
 @app.command()

@@ -37,9 +37,18 @@ def _flag(name: str, help_: str, panel: str) -> Any:
     )  # fmt: skip
 
 
-Model = Annotated[str | None, _option("model", "threshold", "Model by name, or my_model.py:MyModel for your own.", MODEL)]
+Model = Annotated[
+    str | None,
+    _option("model", "auto", "Model or bundled weights by name, my_model.py:MyModel, or auto: what fits the image.", MODEL),
+]
 Weights = Annotated[
     str | None, _option("weights", "", "Weights file (.safetensors or .pth), or a name from `seggeo models list`.", MODEL)
+]
+Diameter = Annotated[
+    float | None, _option("diameter", "estimated", "Typical diameter of an object, px, for models that take it.", MODEL)
+]
+Mpp = Annotated[
+    float | None, _option("mpp", "unknown", "Micrometres per pixel of a microscopy image, for models that take it.", MODEL)
 ]
 Set = Annotated[list[str] | None, _option("set", "", "A setting of the model, key=value; repeat for more.", MODEL)]
 Nested = Annotated[str | None, _option("nested", "all", "Masks inside masks (sam): all, whole, part or flat.", MODEL)]
@@ -108,11 +117,11 @@ def gather(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], dic
             continue
         source = ctx.get_parameter_source(name)
         from_variable = source is not None and source.name == "ENVIRONMENT"
-        values[name] = {**_pairs(values.get("set", {})), **_pairs(value)} if name == "set" else value
+        values[name] = {**pairs(values.get("set", {})), **pairs(value)} if name == "set" else value
         origin[name] = f"SEGGEO_{name.upper()}" if from_variable else f"--{name.replace('_', '-')}"
     nested = values.pop("nested", None)
     if nested is not None:
-        values["set"] = {**_pairs(values.get("set", {})), "nested": nested}
+        values["set"] = {**pairs(values.get("set", {})), "nested": nested}
         origin.setdefault("set", origin.pop("nested"))
     return {name: _converted(name, value) for name, value in values.items()}, origin
 
@@ -152,7 +161,7 @@ def _converted(name: str, value: Any) -> Any:
         case "format":
             return tuple(dict.fromkeys(_typed(name, v, str) for v in _split(value)))
         case "set":
-            return _pairs(value)
+            return pairs(value)
         case "simplify":
             return _number(name, str(value).strip().removesuffix("m"), float)
     kind = _kinds().get(name)
@@ -202,7 +211,7 @@ def _refused(name: str, value: Any, why: str) -> ConfigError:
     return ConfigError(what=f"--{name.replace('_', '-')} {value}", why=why, mend="see seggeo segment --help")
 
 
-def _pairs(value: Any) -> dict[str, Any]:
+def pairs(value: Any) -> dict[str, Any]:
     """`key=value` strings, or a table, as JSON values."""
     if isinstance(value, Mapping):
         return dict(value)

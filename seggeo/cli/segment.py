@@ -32,6 +32,8 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     model: o.Model = None,
     weights: o.Weights = None,
     set: o.Set = None,
+    diameter: o.Diameter = None,
+    mpp: o.Mpp = None,
     nested: o.Nested = None,
     bands: o.Bands = None,
     gsd: o.Gsd = None,
@@ -181,9 +183,19 @@ def _started(name: str, plan: Any, talk: Talk) -> Any:
 
     job = plan.job
     size = f"{job.frame.width} x {job.frame.height} px, {len(job.grid)} tiles of {job.tile} px"
-    talk.say(f"{public_name(name)}: {size}, model {job.model['name']}")
+    talk.say(f"{public_name(name)}: {size}, model {model_name(job)}")
+    if job.choice is not None:
+        talk.say(f"  auto took {job.choice['model']} because {job.choice['why']}; choose another with --model")
+    if sized := job.model["settings"].get("sized"):
+        talk.say(f"  size: {sized}; say otherwise with --diameter or --mpp")
     core = (job.tile - job.overlap) ** 2 / 1e6
     return Progress(tiles=len(job.grid), megapixels_per_tile=core, quiet=talk.quiet)
+
+
+def model_name(job: Any) -> str:
+    """A job's model in words: the name of bundled weights with their architecture, or the model's own."""
+    name, taken = str(job.model["name"]), (job.choice or {}).get("model")
+    return name if taken in (None, name) else f"{taken} ({name})"
 
 
 def _show_plan(asked: _Job, origin: dict[str, str], talk: Talk) -> None:
@@ -199,6 +211,8 @@ def _show_plan(asked: _Job, origin: dict[str, str], talk: Talk) -> None:
     print(f"{facts['disk_bytes'] / 1e6:.0f} MB on disk")
     for path in facts["outputs"].values():
         print(f"  would write {path}")
+    if facts["choice"] is not None:
+        print(f"  auto takes {facts['choice']['model']} because {facts['choice']['why']}")
     print("  settings:")
     for key, entry in facts["settings"].items():
         print(f"    {key} = {entry['value']}  ({entry['from']})")
@@ -229,6 +243,7 @@ def _plan_facts(asked: _Job, origin: dict[str, str]) -> dict[str, Any]:
         "input": job.source["path"], "width": job.frame.width, "height": job.frame.height, "crs": plan.source["crs"],
         "tiles": len(job.grid), "empty_tiles": count_empty(plan, asked.name), "parts": len(job.parts), "workers": workers,
         **needs, "outputs": {kind: str(path) for kind, path in where.outputs.items()}, "model": job.model,
+        "choice": job.choice,
         "settings": {k: {"value": chosen[k], "from": _origin(k, origin, plan)} for k in sorted(o.defaults())},
     }  # fmt: skip
 

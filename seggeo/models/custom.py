@@ -11,7 +11,9 @@ do with as it likes, and returns for each an `Instances`, a label image `(h, w)`
   overlap is painted flat, the higher score on top, with a warning. Said as True, an overlap is an error;
 * `tile`, `overlap`: preferred window side and overlap, px;
 * `name`: for provenance, default the class's name;
-* `wants_places`: True for `predict(tiles, places)`, with a `Tile` record for each array.
+* `wants_places`: True for `predict(tiles, places)`, with a `Tile` record for each array;
+* `context`, `stride`: px of image to see beyond each window, and the multiples at which what is seen begins; then it is
+  `predict(tiles, places, extents)`: arrays cover `extents` (a `Window` each), results are still in pixels of the windows.
 
 The file is code and runs with the rights of the user. Modules beside it can be imported at its top or in the
 constructor, not later. Its sha256, with those modules, is recorded as the model's weights: an edited model is another job.
@@ -78,16 +80,24 @@ class Custom:
                 batch.
         """
         images = [np.array(tile.image, order="C", copy=True) for tile in tiles]
-        if getattr(self.model, "wants_places", False):
-            results = self.model.predict(images, [tile.tile for tile in tiles])
+        places, extents = [tile.tile for tile in tiles], [tile.extent for tile in tiles]
+        if _sees_more(self.info):
+            results = self.model.predict(images, places, extents)
+        elif getattr(self.model, "wants_places", False):
+            results = self.model.predict(images, places)
         else:
             results = self.model.predict(images)
         is_stated = hasattr(self.model, "exclusive")
-        shapes = [(tile.image.shape[0], tile.image.shape[1]) for tile in tiles]
+        shapes = [place.window.shape for place in places]
         return [
             to_instances(result, shape, index, self.info, is_stated=is_stated)
             for index, (result, shape) in enumerate(zip(_listed(results, len(tiles), self.info.name), shapes, strict=True))
         ]
+
+
+def _sees_more(info: ModelInfo) -> bool:
+    """True when arrays may cover more than their tiles' windows."""
+    return info.context > 0 or info.stride > 1
 
 
 def _listed(results: Any, count: int, name: str) -> list[Any]:
@@ -238,6 +248,7 @@ def _info(model: Any, name: str, settings: Mapping[str, Any], digest: str) -> Mo
         name=_attribute(model, "name", str, name, name), classes=tuple(classes), native=native, channels=None if native else 3,
         exclusive=_attribute(model, "exclusive", bool, True, name), weights_sha256=digest, settings=dict(settings),
         tile=_attribute(model, "tile", int, None, name), overlap=_attribute(model, "overlap", int, None, name),
+        context=_attribute(model, "context", int, 0, name), stride=_attribute(model, "stride", int, 1, name),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""Checkpoints that can be fetched by name, each pinned by size and SHA-256 before a byte of it is used.
+"""Weights by name: those that come along (see `bundled`), and checkpoints that can be fetched.
 
-torchvision's file names end in the first eight digits of the SHA-256, SAM's in the first six of the MD5; the full
-SHA-256 sums here agree with those digits and with what other registries pin for the same addresses.
+A checkpoint is pinned by size and SHA-256 before a byte of it is used. torchvision's file names end in the first eight
+digits of the SHA-256, SAM's in the first six of the MD5; the full SHA-256 sums here agree with those digits and with what
+other registries pin for the same addresses.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
 
+from seggeo.config import AUTO
 from seggeo.errors import ModelError, ResourceError
+from seggeo.models.bundled import bundled_models, find_bundled
 
 log = logging.getLogger(__name__)
 
@@ -141,26 +144,29 @@ def find(name: str, cache: Path | None = None) -> KnownModel:
 
 
 def resolve_weights(value: str | None, model: str) -> Path | None:
-    """The file that `--weights value` means for a segmenter called `model`.
+    """The file that `--weights value` means for a segmenter called `model`; `auto` takes weights of any.
 
-    A file of that name wins; else the name of a known checkpoint means the fetched file; anything else is taken
-    for a path, and the segmenter says what is wrong with it.
+    A file of that name wins; then bundled weights, then the name of a known checkpoint means the fetched file; anything
+    else is taken for a path, and the segmenter says what is wrong with it.
 
     Raises:
-        ModelError: A known checkpoint that is not fetched yet, or one of another segmenter.
+        ModelError: A known checkpoint that is not fetched yet, or weights of another segmenter.
     """
     if value is None:
         return None
-    if Path(value).exists() or value not in {known.name for known in _KNOWN}:
+    if Path(value).exists():
+        return Path(value)
+    bundled = find_bundled(value)
+    if bundled is not None:
+        if model not in (bundled.model, AUTO):
+            others = [other.name for other in bundled_models() if other.model == model]
+            raise _misfit(value, bundled.model, model, others)
+        return bundled.path
+    if value not in {known.name for known in _KNOWN}:
         return Path(value)
     known = find(value)
-    if known.kind != model:
-        fitting = ", ".join(other.name for other in _KNOWN if other.kind == model) or "none"
-        raise ModelError(
-            what=f"checkpoint {value} is not for --model {model}",
-            why=f"it holds a {known.kind} network; known for {model}: {fitting}",
-            mend=f"use --model {known.kind}, or weights of {model}",
-        )
+    if model not in (known.kind, AUTO):
+        raise _misfit(value, known.kind, model, [other.name for other in _KNOWN if other.kind == model])
     if known.cached is None:
         raise ModelError(
             what=f"checkpoint {value} is not on this machine",
@@ -168,6 +174,14 @@ def resolve_weights(value: str | None, model: str) -> Path | None:
             mend=f"fetch it ({known.size_bytes / 1e6:.0f} MB) with: seggeo models pull {value}",
         )
     return known.cached
+
+
+def _misfit(value: str, kind: str, model: str, fitting: list[str]) -> ModelError:
+    return ModelError(
+        what=f"checkpoint {value} is not for --model {model}",
+        why=f"it holds a {kind} network; known for {model}: {', '.join(fitting) or 'none'}",
+        mend=f"use --model {kind}, or weights of {model}",
+    )
 
 
 def pull(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:

@@ -26,7 +26,7 @@ from seggeo.instances import Instances
 from seggeo.models.basins import JoinRule, Labels, ascend, join, necks
 from seggeo.models.channels import Channel, channel_of, smoothed
 from seggeo.models.settings import bad_setting, parse_settings, to_values
-from seggeo.protocols import ModelInfo, ModelRequest, Prediction, TileImage
+from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImage
 
 NAME = "threshold"
 EIGHT = np.ones((3, 3), bool)
@@ -78,17 +78,18 @@ def load(request: ModelRequest) -> Threshold:
     return Threshold(parse_settings(ThresholdSettings, request.settings, model=NAME))
 
 
-def calibrate(request: ModelRequest, sample: TileImage) -> dict[str, Any]:
+def calibrate(request: ModelRequest, look: Look) -> dict[str, Any]:
     """All settings of the job, with level, polarity and contrast as found in the overview.
 
     Args:
         request: What the user set; what is a number there already stays.
-        sample: Overview of the whole image, stretched RGB.
+        look: Its overview of the whole image, stretched RGB, is what counts.
 
     Raises:
         ConfigError: A setting it does not know or cannot use.
     """
     settings = parse_settings(ThresholdSettings, request.settings, model=NAME)
+    sample = look.overview
     values = channel_of(sample.image, settings.channel)[sample.valid]
     counts = np.bincount(values, minlength=256)
     level = otsu(counts) if settings.level == "otsu" else float(settings.level)
@@ -150,7 +151,7 @@ class Threshold:
             raise ConfigError(
                 what=f"threshold has level={self.settings.level} and polarity={self.settings.polarity}, not values of the job",
                 why="a level found tile by tile would change from tile to tile",
-                mend="set level and polarity=bright or dark, or take the settings from load.calibrate(request, overview)",
+                mend="set level and polarity=bright or dark, or take the settings from load.calibrate(request, look)",
             )
         return [Prediction(instances=self._one(tile, float(self.settings.level))) for tile in tiles]
 

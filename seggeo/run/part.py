@@ -1,6 +1,7 @@
 """Predict one part: read ahead, skip what is empty, predict, keep what the tile may speak for.
 
-For every tile: `_read_ahead` (a thread, one tile ahead) -> `_prepare`: any data? stretch -> `_predict_batch` ->
+For every tile: `_read_ahead` (a thread, one tile ahead; with the context that the model wants) -> `_prepare`: any data
+in the window? stretch -> `_predict_batch` ->
 `without_invalid` -> `owned`: a pixel in the core? -> work-grid coordinates. Pixels live until the prediction, masks
 are runs at once.
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 import seggeo.io as image_io
 from seggeo.config import Reading
 from seggeo.errors import ModelError, ResourceError, SourceError, StoppedError
+from seggeo.geometry import Window
 from seggeo.instances import Instances, concat
 from seggeo.job import Job
 from seggeo.merge.readings import owned
@@ -100,7 +102,7 @@ def predict_part(bench: Bench, part: int) -> Part:
     tally = _Tally()
     waiting: list[TileImage] = []
     size = max(1, bench.segmenter.info.batch)
-    for tile, coming in _read_ahead(bench.source, job.parts.tiles(part)):
+    for tile, coming in _read_ahead(bench, job.parts.tiles(part)):
         tally.tiles += 1
         try:
             image = _prepare(bench, tile, coming)
@@ -162,17 +164,17 @@ def _predict_batch(bench: Bench, images: list[TileImage], tally: _Tally) -> None
             tally.failures.append(_failure(images[0].tile, error))
         return
     for image, prediction in zip(images, predictions, strict=True):
-        instances = without_invalid(prediction.instances, image.valid)
+        instances = without_invalid(prediction.instances, image.valid[image.inside])
         mine = instances.take(owned(instances, image.tile, bench.recipe.job.grid))
         window = image.tile.window
         tally.add(image.tile, prediction, mine.shift(window.row, window.col, image.tile.z))
 
 
-def _read_ahead(source: Any, tiles: list[Tile]) -> Iterator[tuple[Tile, Future[Pixels | None]]]:
-    """Each tile with its pixels, the next one being read meanwhile; None for tiles known to be empty."""
+def _read_ahead(bench: Bench, tiles: list[Tile]) -> Iterator[tuple[Tile, Future[Pixels | None]]]:
+    """Each tile with the pixels of its extent, the next one being read meanwhile; None for tiles known to be empty."""
 
     def read(tile: Tile) -> Pixels | None:
-        return None if source.is_empty(tile.window) else source.read(tile.window, tile.z)
+        return None if bench.source.is_empty(tile.window) else _read(bench, tile)
 
     with ThreadPoolExecutor(1, thread_name_prefix="seggeo-read") as reader:
         coming: list[Future[Pixels | None]] = [reader.submit(read, tile) for tile in tiles[:1]]
@@ -182,23 +184,33 @@ def _read_ahead(source: Any, tiles: list[Tile]) -> Iterator[tuple[Tile, Future[P
             yield tile, coming.pop(0)
 
 
+def _read(bench: Bench, tile: Tile) -> Pixels:
+    pixels: Pixels = bench.source.read(_extent(bench, tile), tile.z)
+    return pixels
+
+
+def _extent(bench: Bench, tile: Tile) -> Window:
+    return bench.segmenter.info.extent(tile.window, within=bench.recipe.job.frame.window)
+
+
 def _prepare(bench: Bench, tile: Tile, coming: Future[Pixels | None]) -> TileImage | None:
-    """What the model sees of one tile; None where there is no data. An unreadable tile is read once more."""
+    """What the model sees of one tile; None where its window has no data. An unreadable tile is read once more."""
     try:
         pixels = coming.result()
     except OSError:
         log.warning("tile %d could not be read, trying once more", tile.index)
-        pixels = bench.source.read(tile.window, tile.z)
-    if pixels is None or not pixels.valid.any():
+        pixels = _read(bench, tile)
+    extent = _extent(bench, tile)
+    if pixels is None or not pixels.valid[tile.window.slices(extent)].any():
         return None
     image = image_io.apply_stretch(bench.stretch, pixels) if bench.stretch is not None else pixels.data
-    return TileImage(image=image, valid=pixels.valid, tile=tile)
+    return TileImage(image=image, valid=pixels.valid, tile=tile, extent=extent)
 
 
 def _checked(prediction: Prediction, image: TileImage, segmenter: Segmenter) -> Prediction:
     """The prediction, if its instances lie inside the tile and its scores are numbers."""
     found = prediction.instances
-    height, width = image.valid.shape
+    height, width = image.tile.window.shape
     if len(found) and (found.box.min() < 0 or found.box[:, 2].max() > height or found.box[:, 3].max() > width):
         raise ModelError(
             what=f"{segmenter.info.name} reported an instance outside its tile",

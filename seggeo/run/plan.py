@@ -1,4 +1,4 @@
-"""Freeze a job: open the input, settle the model's settings, fit the stretch, lay the grid. No pixel is predicted."""
+"""Freeze a job: open the input, choose the model, settle its settings, fit the stretch, lay the grid. No pixel is predicted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,15 +19,15 @@ import numpy as np
 import seggeo.io as image_io
 from seggeo.config import Execution, Settings, Tiling, to_json
 from seggeo.errors import ConfigError, SeggeoWarning
-from seggeo.geometry import Window
 from seggeo.job import Job
-from seggeo.models.registry import resolve_weights
-from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter, TileImage
-from seggeo.run.segmenters import factory_of, is_custom, open_segmenter
-from seggeo.tiling import Tile
+from seggeo.models.preferences import preferred
+from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter
+from seggeo.run.choice import model_for, named_model, request_for
+from seggeo.run.look import OVERVIEW_PX, SceneLook
+from seggeo.run.segmenters import factory_of, open_segmenter
 
-OVERVIEW_PX = 2048
-"""Longest side of the overview that stretch, calibration and preview look at."""
+_SPARE = 0.25
+"""A window may be larger by about this share of itself, if that saves one."""
 _LONGEST_NAME = 160
 """Bytes of an input's name in the names of its outputs; file systems allow 255 with what is added."""
 
@@ -54,74 +56,94 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         ModelError: The model or its weights are refused.
         ConfigError: Settings that do not fit the input or the model.
     """
-    weights = resolve_weights(str(settings.weights) if settings.weights else None, settings.model)
-    request = ModelRequest(
-        name=absolute_spec(settings.model), weights=weights, settings=dict(settings.set), device=execution.device,
-        batch=execution.batch, autocast=execution.autocast,
-    )  # fmt: skip
-    shown = _open_rgb(path, settings)
-    source = shown or image_io.open_raster(path, settings.reading, native=True)
-    opened = [source]
-    try:
-        overview = source.overview(OVERVIEW_PX)
-        stretch = image_io.fit_stretch(overview, settings.reading.stretch)
-        request = calibrated(request, overview, stretch)
-        segmenter = open_segmenter(request)
+    chosen = named_model(settings)
+    with ExitStack() as opened:
+        scene = _Scene(path, settings, opened)
+        chosen = chosen or model_for(scene.look(native=False) if scene.is_rgb else None)
+        reading = preferred(settings.reading, chosen.weights)
+        if reading != settings.reading:
+            settings = replace(settings, reading=reading)
+            scene = _Scene(path, settings, opened)
+        request, segmenter = _ready(request_for(chosen, settings, execution), scene)
         info = segmenter.info
-        if info.native:
-            source = image_io.open_raster(path, settings.reading, native=True)
-            opened.append(source)
-            _check_bands(source.bands, info)
-        elif shown is None:
-            image_io.open_raster(path, settings.reading, native=False)  # says why it has no RGB
-        if weights is not None and info.weights_sha256 is None:
-            raise ConfigError(
-                what=f"--weights {weights} has no meaning for {info.name}",
-                why="that model learns nothing and takes no weights",
-                mend="leave it out, or choose --model maskrcnn or sam",
-            )
+        source = scene.source(native=info.native)
         tile, overlap = tile_and_overlap(settings.tiling, info)
+        if settings.tiling.tile is None and info.context:
+            tile = fitted(tile, overlap, source.frame.window.shape)
         if source.frame.crs is None:
             warnings.warn(SeggeoWarning(f"{public_name(path)} has no CRS: coordinates and areas are in pixels"), stacklevel=2)
         job = Job(
             source={"path": public_name(path), **source.fingerprint()},
             reading={**to_json(settings.reading), "bands": list(source.bands), "aoi": _aoi_digest(settings)},
             frame=source.frame, tile=tile, overlap=overlap,
-            stretch=None if info.native else stretch.to_json(),
-            model=describe_model(info, request, execution), merge=to_json(settings.merge),
+            stretch=None if info.native else scene.stretch.to_json(),
+            model=describe_model(info, request, execution), merge=to_json(settings.merge), choice=chosen.choice,
         )  # fmt: skip
         return Plan(
-            job=job, request=request, settings=settings, segmenter=segmenter, overview=overview, shown=stretch,
+            job=job, request=request, settings=settings, segmenter=segmenter, overview=scene.overview, shown=scene.stretch,
             source=source.describe(),
         )  # fmt: skip
-    finally:
-        for each in opened:
-            each.close()
 
 
-def _open_rgb(path: str, settings: Settings) -> image_io.RasterSource | None:
-    """The input as RGB; None when its bands make none, which models that take native bands do not need."""
-    try:
-        return image_io.open_raster(path, settings.reading, native=False)
-    except ConfigError:
-        return None
+class _Scene:
+    """The open input: as RGB where its bands make that, native where it is asked for; files close with `opened`."""
+
+    def __init__(self, path: str, settings: Settings, opened: ExitStack) -> None:
+        self._path, self._settings, self._opened = path, settings, opened
+        shown = None
+        with suppress(ConfigError):  # models that take native bands do not need RGB
+            shown = self._open(native=False)
+        self.is_rgb = shown is not None
+        self._sources = {False: shown} if shown is not None else {}
+        source = self.source(native=not self.is_rgb)
+        self.overview = source.overview(OVERVIEW_PX)
+        """In the bands that are shown."""
+        self.stretch = image_io.fit_stretch(self.overview, settings.reading.stretch)
+
+    def _open(self, *, native: bool) -> image_io.RasterSource:
+        return self._opened.enter_context(image_io.open_raster(self._path, self._settings.reading, native=native))
+
+    def source(self, *, native: bool) -> image_io.RasterSource:
+        """The open file; as RGB it says why it has none where that is so."""
+        if native not in self._sources:
+            self._sources[native] = self._open(native=native)
+        return self._sources[native]
+
+    def look(self, *, native: bool) -> SceneLook:
+        """A look at the image as a model sees it."""
+        if native:
+            return SceneLook(self.source(native=True), None)
+        return SceneLook(self.source(native=False), self.stretch, self.overview)
 
 
-def _check_bands(bands: tuple[str, ...], info: ModelInfo) -> None:
-    if info.channels is not None and info.channels != len(bands):
+def _ready(request: ModelRequest, scene: _Scene) -> tuple[ModelRequest, Segmenter]:
+    """The segmenter, and its request with the settings that it finds in the whole image, once for the job."""
+    segmenter = open_segmenter(request)
+    _check(scene.source(native=segmenter.info.native).bands, segmenter.info, request)
+    calibrate = getattr(factory_of(request), "calibrate", None)
+    if calibrate is None:
+        return request, segmenter
+    found = {**request.settings, **calibrate(request, scene.look(native=segmenter.info.native))}
+    if found == dict(request.settings):
+        return request, segmenter
+    request = replace(request, settings=found)
+    return request, open_segmenter(request)
+
+
+def _check(bands: tuple[str, ...], info: ModelInfo, request: ModelRequest) -> None:
+    """Refuse bands that do not fit the model, and weights for one that takes none."""
+    if info.native and info.channels is not None and info.channels != len(bands):
         raise ConfigError(
             what=f"{info.name} takes {info.channels} bands and the input gives {len(bands)}: {', '.join(bands)}",
             why="the model's first layer has that many channels",
             mend=f"choose them with --bands {','.join(str(i + 1) for i in range(info.channels))}",
         )
-
-
-def absolute_spec(name: str) -> str:
-    """A model's name; the path of a model of the user's own made absolute, for processes that start elsewhere."""
-    if not is_custom(name):
-        return name
-    path, colon, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
-    return f"{Path(path).absolute()}{colon}{attribute}"
+    if request.weights is not None and info.weights_sha256 is None:
+        raise ConfigError(
+            what=f"--weights {request.weights} has no meaning for {info.name}",
+            why="that model learns nothing and takes no weights",
+            mend="leave it out, or choose --model maskrcnn or sam",
+        )
 
 
 def _aoi_digest(settings: Settings) -> str | None:
@@ -134,21 +156,6 @@ def _aoi_digest(settings: Settings) -> str | None:
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def calibrated(request: ModelRequest, overview: Pixels, stretch: Any) -> ModelRequest:
-    """The request with the settings that the model finds in the whole image, once for the job."""
-    factory = None if is_custom(request.name) else factory_of(request)
-    calibrate = getattr(factory, "calibrate", None)
-    if calibrate is None:
-        return request
-    height, width = overview.valid.shape
-    window = Window(row=0, col=0, height=height, width=width)
-    sample = TileImage(
-        image=image_io.apply_stretch(stretch, overview), valid=overview.valid,
-        tile=Tile(index=0, z=0, row=0, col=0, core=window, window=window),
-    )  # fmt: skip
-    return replace(request, settings={**request.settings, **calibrate(request, sample)})
 
 
 def tile_and_overlap(tiling: Tiling, info: ModelInfo) -> tuple[int, int]:
@@ -167,6 +174,19 @@ def tile_and_overlap(tiling: Tiling, info: ModelInfo) -> tuple[int, int]:
             mend=f"use --overlap {tile // 2 // 2 * 2} or less",
         )
     return tile, overlap
+
+
+def fitted(tile: int, overlap: int, shape: tuple[int, int]) -> int:
+    """A window's side near `tile` with which windows fill an image of `shape` (rows, columns) without much to spare.
+
+    For models whose answer does not depend on the window: the last of a row of windows is moved inwards, and what it then
+    shares with the one before is predicted twice.
+    """
+    sides = []
+    for length in shape:
+        count = max(1, ceil((length - overlap) / (tile - overlap) - _SPARE))
+        sides.append(-(-(length + (count - 1) * overlap) // count))
+    return max(16, *sides)
 
 
 def describe_model(info: ModelInfo, request: ModelRequest, execution: Execution) -> dict[str, Any]:
@@ -191,7 +211,8 @@ def estimate(plan: Plan) -> dict[str, int]:
     """Memory of one predicting process and room on disk, bytes, rough."""
     job, info = plan.job, plan.segmenter.info
     bands = max(3, len(job.reading["bands"]))
-    decoded = 4 * job.tile * job.tile * bands * 2
+    side = job.tile + 2 * (info.context + info.stride - 1)
+    decoded = 4 * side * side * bands * 2
     valid_share = float(np.mean(plan.overview.valid)) if plan.overview.valid.size else 1.0
     megapixels = job.frame.height * job.frame.width * job.frame.depth * valid_share / 1e6
     return {

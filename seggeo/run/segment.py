@@ -97,7 +97,7 @@ def segment_file(
         workers, threads = choose_workers(
             execution.workers, device=plan.segmenter.info.device, memory_bytes=estimate(plan)["memory_bytes"], parts=len(todo)
         )
-        recipe = Recipe(path=path, reading=settings.reading, job=plan.job, request=plan.request, threads=threads)
+        recipe = Recipe(path=path, reading=plan.settings.reading, job=plan.job, request=plan.request, threads=threads)
         for report in run_parts(recipe, where.work, todo, workers=workers, segmenter=plan.segmenter):
             reports.append(report)
             yield report
@@ -216,9 +216,11 @@ def _finished(where: Places, plan: Plan, store: RunStore) -> Summary | None:
 def _is_unfinished(where: Places, plan: Plan) -> bool:
     """True when the run folder holds this very job without a report: an output there is its own, from before a kill."""
     try:
-        return RunStore(where.work).load_job_values() == plan.job.to_json() and not (where.work / "report.json").exists()
+        there = RunStore(where.work).load_job_values()
     except RuntimeError:
         return False
+    is_same = {**there, "choice": None} == {**plan.job.to_json(), "choice": None}  # named or chosen, it is one job
+    return is_same and not (where.work / "report.json").exists()
 
 
 def _can_write(folder: Path) -> bool:

@@ -18,7 +18,7 @@ import shapely
 import torch
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
-from support_flow import ORACLE, SMALL, below, call, scene, seggeo, write_model
+from support_flow import ORACLE, PLAIN, SMALL, below, call, scene, seggeo, write_model
 from support_flow import write_picture as picture
 from support_io import noise, write
 from support_models import make_maskrcnn_weights
@@ -354,7 +354,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path):
     write(tmp_path / "a.tif", noise((3, 64, 64)))
     os.rename(tmp_path / "a.tif", os.fsencode(tmp_path) + b"/caf\xe9.tif")
 
-    ran = seggeo("segment", os.fsdecode(b"caf\xe9.tif"), "-o", "out", cwd=tmp_path)
+    ran = seggeo("segment", os.fsdecode(b"caf\xe9.tif"), *PLAIN[:2], "-o", "out", cwd=tmp_path)
 
     assert ran.code == 3
     assert "UTF-8" in ran.refusal()[0]
@@ -377,7 +377,7 @@ def test_half_a_png_of_which_no_tile_can_be_read(tmp_path: Path):
     write(tmp_path / "a.png", noise((3, 200, 200)), driver="PNG", geo=False)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
 
-    ran = call("segment", "a.png", *SMALL, "-o", "out", cwd=tmp_path)
+    ran = call("segment", "a.png", *PLAIN, "-o", "out", cwd=tmp_path)
 
     assert ran.code == 3
     assert "no tile" in ran.refusal()[0]

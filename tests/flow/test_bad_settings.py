@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support_flow import SMALL, below, call
+from support_flow import PLAIN, below, call
 from support_io import noise, write
 
 
@@ -24,7 +24,7 @@ from support_io import noise, write
 def test_settings_that_cannot_be(tmp_path: Path, arguments: list[str], says: str):
     write(tmp_path / "a.tif", noise((3, 64, 64)))
 
-    ran = call("segment", "a.tif", *SMALL, *arguments, cwd=tmp_path)
+    ran = call("segment", "a.tif", *PLAIN, *arguments, cwd=tmp_path)
 
     assert ran.code == 2, ran.err
     assert says in ran.refusal()[0]

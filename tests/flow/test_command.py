@@ -12,6 +12,7 @@ import pytest
 from support_flow import (
     COMMAND,
     ORACLE,
+    PLAIN,
     SLOW,
     SMALL,
     below,
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_real_program_in_a_process_of_its_own(folder: Path):
-    ran = seggeo("segment", "scene.tif", "--json", *SMALL, cwd=folder)
+    ran = seggeo("segment", "scene.tif", "--json", *PLAIN, cwd=folder)
 
     assert ran.code == 0, ran.err
     (summary,) = ran.results
@@ -50,7 +51,7 @@ def test_the_real_program_in_a_process_of_its_own(folder: Path):
 def test_a_dry_run_shows_the_plan_and_makes_nothing(folder: Path):
     before = below(folder)
 
-    ran = succeed("segment", "scene.tif", "--dry-run", "-o", "new/folder", *SMALL, cwd=folder)
+    ran = succeed("segment", "scene.tif", "--dry-run", "-o", "new/folder", *PLAIN, cwd=folder)
 
     assert below(folder) == before
     assert "4 tiles of 128 px, overlap 32 px" in ran.out
@@ -62,7 +63,7 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(folder: Path):
 def test_a_dry_run_in_json_has_every_setting_with_its_origin(folder: Path):
     from seggeo.cli.options import defaults
 
-    (plan,) = succeed("segment", "scene.tif", "--dry-run", "--json", *SMALL, cwd=folder).results
+    (plan,) = succeed("segment", "scene.tif", "--dry-run", "--json", *PLAIN, cwd=folder).results
 
     assert set(plan["settings"]) == set(defaults())
     assert plan["tiles"] == 4
@@ -73,7 +74,19 @@ def test_option_beats_variable_beats_file_beats_default(folder: Path):
     (folder / "job.toml").write_text(
         'tile = 64\noverlap = 16\nmatch-iou = 0.4\nmin_area = 5\nformat = ["cog", "fgb"]\n[set]\nsmooth = 1.0\nneck = 0.5\n'
     )
-    command = ("segment", "scene.tif", "--config", "job.toml", "--tile", "100", "--set", "neck=0.7", "--dry-run", "--json")
+    command = (
+        "segment",
+        "scene.tif",
+        "--config",
+        "job.toml",
+        "--tile",
+        "100",
+        "--set",
+        "neck=0.7",
+        "--dry-run",
+        "--json",
+        *PLAIN[:2],
+    )
 
     ran = succeed(*command, cwd=folder, SEGGEO_TILE="80", SEGGEO_OVERLAP="20", SEGGEO_PREVIEW="false")
 
@@ -95,7 +108,7 @@ def test_several_inputs_globs_and_repeats(folder: Path):
     shutil.copy(folder / "scene.tif", folder / "tile_2.tif")
     os.symlink("tile_1.tif", folder / "same.tif")
 
-    ran = succeed("segment", "tile_*.tif", "./tile_1.tif", "same.tif", "-o", "out", "--json", *SMALL, cwd=folder)
+    ran = succeed("segment", "tile_*.tif", "./tile_1.tif", "same.tif", "-o", "out", "--json", *PLAIN, cwd=folder)
 
     assert [r["input"] for r in ran.results] == ["tile_1.tif", "tile_2.tif"]
     assert {"tile_1_objects.gpkg", "tile_2_objects.gpkg"} <= below(folder / "out")
@@ -106,7 +119,7 @@ def test_inputs_of_one_name_keep_apart(folder: Path):
         (folder / name).mkdir()
         shutil.copy(folder / "scene.tif", folder / name / "scene.tif")
 
-    ran = succeed("segment", "a/scene.tif", "b/scene.tif", "-o", "out", "--work", "w", "--json", *SMALL, cwd=folder)
+    ran = succeed("segment", "a/scene.tif", "b/scene.tif", "-o", "out", "--work", "w", "--json", *PLAIN, cwd=folder)
 
     assert len({r["outputs"]["gpkg"] for r in ran.results}) == 2
     assert len({r["work"] for r in ran.results}) == 2
@@ -115,7 +128,7 @@ def test_inputs_of_one_name_keep_apart(folder: Path):
 def test_one_bad_input_does_not_stop_the_good_ones(folder: Path):
     shutil.copy(folder / "scene.tif", folder / "other.tif")
     (folder / "bad.tif").write_text("<html>not found</html>")
-    command = ("segment", "scene.tif", "bad.tif", "other.tif", "-o", "out", "--json", *SMALL)
+    command = ("segment", "scene.tif", "bad.tif", "other.tif", "-o", "out", "--json", *PLAIN)
 
     ran = call(*command, cwd=folder)
 
@@ -140,7 +153,7 @@ def test_a_pattern_without_files_is_a_mistake(folder: Path):
 def test_odd_names(folder: Path, name: str):
     (folder / "scene.tif").rename(folder / name)
 
-    ran = succeed("segment", "-o", "out;put!", "-f", "gpkg,fgb,cog", "--json", *SMALL, "--", name, cwd=folder)
+    ran = succeed("segment", "-o", "out;put!", "-f", "gpkg,fgb,cog", "--json", *PLAIN, "--", name, cwd=folder)
 
     (summary,) = ran.results
     assert all((folder / path).exists() for path in summary["outputs"].values())
@@ -151,13 +164,13 @@ def test_what_exists_is_kept_unless_told_otherwise(folder: Path):
     mine = folder / "scene_objects.gpkg"
     mine.write_text("mine")
 
-    ran = call("segment", "scene.tif", *SMALL, cwd=folder)
+    ran = call("segment", "scene.tif", *PLAIN, cwd=folder)
 
     assert ran.code == 5
     assert "--overwrite" in ran.refusal()[2]
     assert mine.read_text() == "mine"
     assert below(folder) == {"scene.tif", "scene_objects.gpkg"}
-    succeed("segment", "scene.tif", "--overwrite", *SMALL, cwd=folder)
+    succeed("segment", "scene.tif", "--overwrite", *PLAIN, cwd=folder)
     assert mine.stat().st_size > 1000
 
 
@@ -165,7 +178,7 @@ def test_what_exists_is_kept_unless_told_otherwise(folder: Path):
 def test_the_company_of_an_output_is_not_overwritten_either(folder: Path, name: str):
     (folder / name).write_text("mine")
 
-    ran = call("segment", "scene.tif", *SMALL[:-1], cwd=folder)
+    ran = call("segment", "scene.tif", *PLAIN[:-1], cwd=folder)
 
     assert ran.code == 5
     assert name in ran.refusal()[0]
@@ -189,9 +202,9 @@ def test_the_same_job_again_predicts_nothing(tmp_path: Path):
 
 
 def test_the_summary_of_a_job_done_already_calls_files_as_this_call_does(folder: Path):
-    succeed("segment", "scene.tif", "-o", "out", *SMALL, cwd=folder)
+    succeed("segment", "scene.tif", "-o", "out", *PLAIN, cwd=folder)
 
-    ran = succeed("segment", "../scene.tif", "-o", ".", "--json", *SMALL, cwd=folder / "out")
+    ran = succeed("segment", "../scene.tif", "-o", ".", "--json", *PLAIN, cwd=folder / "out")
 
     assert ran.results[0]["outputs"] == {"gpkg": "scene_objects.gpkg"}
 
@@ -214,25 +227,25 @@ def test_another_rule_of_merging_or_another_format_predicts_nothing(tmp_path: Pa
 
 
 def test_other_settings_need_leave_to_replace(folder: Path):
-    succeed("segment", "scene.tif", *SMALL, cwd=folder)
+    succeed("segment", "scene.tif", *PLAIN, cwd=folder)
     made = digests(folder)
 
-    ran = call("segment", "scene.tif", *SMALL, "--set", "smooth=2", cwd=folder)
+    ran = call("segment", "scene.tif", *PLAIN, "--set", "smooth=2", cwd=folder)
 
     assert ran.code == 5
     ran.refusal()
     assert digests(folder) == made
-    other = call("segment", "scene.tif", *SMALL, "--set", "smooth=2", "-o", "other.gpkg", "--work", "scene.seggeo", cwd=folder)
+    other = call("segment", "scene.tif", *PLAIN, "--set", "smooth=2", "-o", "other.gpkg", "--work", "scene.seggeo", cwd=folder)
     assert other.code == 5
     assert "smooth was 0.5 there and is 2" in other.refusal()[1]
-    succeed("segment", "scene.tif", *SMALL, "--set", "smooth=2", "--overwrite", cwd=folder)
+    succeed("segment", "scene.tif", *PLAIN, "--set", "smooth=2", "--overwrite", cwd=folder)
 
 
 def test_a_folder_that_is_not_a_run_folder_is_left_alone(folder: Path):
     (folder / "w").mkdir()
     (folder / "w" / "thesis.tex").write_text("mine")
 
-    ran = call("segment", "scene.tif", *SMALL, "--work", "w", "--overwrite", cwd=folder)
+    ran = call("segment", "scene.tif", *PLAIN, "--work", "w", "--overwrite", cwd=folder)
 
     assert ran.code == 5
     ran.refusal()
@@ -245,7 +258,7 @@ def test_the_input_is_never_the_output(folder: Path, out: str, extra: list[str])
     os.symlink("scene.tif", folder / "link.tif")
     made = digests(folder)
 
-    ran = call("segment", "scene.tif", "-o", out, "-f", "cog", *SMALL, *extra, cwd=folder)
+    ran = call("segment", "scene.tif", "-o", out, "-f", "cog", *PLAIN, *extra, cwd=folder)
 
     assert ran.code == 5
     assert "input" in "".join(ran.refusal())
@@ -256,7 +269,7 @@ def test_the_preview_never_lies_on_the_input(folder: Path):
     write_picture(folder / "x_preview.png", scene("discs", 5, (100, 100)), driver="PNG", compress=None, crs=None)
     made = digests(folder)
 
-    ran = call("segment", "x_preview.png", "-o", "x.gpkg", "--overwrite", cwd=folder)
+    ran = call("segment", "x_preview.png", *PLAIN[:2], "-o", "x.gpkg", "--overwrite", cwd=folder)
 
     assert ran.code == 5
     ran.refusal()
@@ -265,7 +278,7 @@ def test_the_preview_never_lies_on_the_input(folder: Path):
 
 @pytest.mark.parametrize("out", ["scene.tif/below", "scene.tif/x.gpkg"])
 def test_a_place_that_cannot_be_written(folder: Path, out: str):
-    ran = call("segment", "scene.tif", "-o", out, *SMALL, cwd=folder)
+    ran = call("segment", "scene.tif", "-o", out, *PLAIN, cwd=folder)
 
     assert ran.code == 5
     ran.refusal()
@@ -277,7 +290,7 @@ def test_a_folder_that_may_not_be_written(folder: Path):
     (folder / "out").mkdir()
     (folder / "out").chmod(stat.S_IRUSR | stat.S_IXUSR)
 
-    ran = call("segment", "scene.tif", "-o", "out", *SMALL, cwd=folder)
+    ran = call("segment", "scene.tif", "-o", "out", *PLAIN, cwd=folder)
 
     assert ran.code == 5
     ran.refusal()
@@ -297,7 +310,8 @@ def test_what_a_model_prints_does_not_reach_standard_output(tmp_path: Path):
 @pytest.mark.parametrize("stdin", [False, True])
 def test_a_plain_script_may_use_several_processes(folder: Path, stdin: bool):
     """Without the `if __name__ == "__main__"` that multiprocessing asks for: nobody would think of it."""
-    script = 'import seggeo\nprint(seggeo.segment("scene.tif", "out", tile=64, workers=2, preview=False)["objects"])\n'
+    settings = 'model="threshold", tile=64, workers=2, preview=False'
+    script = f'import seggeo\nprint(seggeo.segment("scene.tif", "out", {settings})["objects"])\n'
     (folder / "plain.py").write_text(script)
     python = COMMAND.with_name("python")
 
@@ -311,21 +325,21 @@ def test_a_plain_script_may_use_several_processes(folder: Path, stdin: bool):
 
 
 def test_verbose_tells_more(folder: Path):
-    little = succeed("segment", "scene.tif", *SMALL, "-o", "a", cwd=folder).err
-    more = succeed("segment", "scene.tif", *SMALL, "-o", "b", "-v", cwd=folder).err
+    little = succeed("segment", "scene.tif", *PLAIN, "-o", "a", cwd=folder).err
+    more = succeed("segment", "scene.tif", *PLAIN, "-o", "b", "-v", cwd=folder).err
 
     assert "b/scene.seggeo" in more
     assert "a/scene.seggeo" not in little
 
 
 def test_quiet_says_nothing(folder: Path):
-    ran = succeed("segment", "scene.tif", "-q", *SMALL, cwd=folder)
+    ran = succeed("segment", "scene.tif", "-q", *PLAIN, cwd=folder)
 
     assert ran.out == ""
     assert ran.err == ""
 
 
-@pytest.mark.parametrize("command", [["segment", "scene.tif", "--json", *SMALL], ["info", "scene.tif"]])
+@pytest.mark.parametrize("command", [["segment", "scene.tif", "--json", *PLAIN], ["info", "scene.tif"]])
 def test_a_reader_that_has_gone_ends_it_quietly(folder: Path, command: list[str]):
     reading, writing = os.pipe()
     os.close(reading)

@@ -8,7 +8,7 @@ import geopandas as gpd
 import pyarrow.parquet as pq
 import pytest
 from support_docs import DOCS, ROOT, code_blocks, settings_table, tables
-from support_flow import ORACLE, SMALL, features, label_raster, scene, succeed, write_labels, write_model, write_picture
+from support_flow import ORACLE, PLAIN, SMALL, features, label_raster, scene, succeed, write_labels, write_model, write_picture
 from support_scenes import same_partition
 
 from seggeo import errors
@@ -16,17 +16,25 @@ from seggeo.models.maskrcnn_settings import DetectorSettings
 from seggeo.models.regions import RegionSettings
 from seggeo.models.sam import SamSettings
 from seggeo.models.threshold import ThresholdSettings
+from seggeo.models.unet_settings import UNetSettings
 
 
 @pytest.mark.parametrize(
     ("heading", "record"),
-    [("threshold", ThresholdSettings), ("regions", RegionSettings), ("maskrcnn", DetectorSettings), ("sam", SamSettings)],
+    [
+        ("unet", UNetSettings),
+        ("threshold", ThresholdSettings),
+        ("regions", RegionSettings),
+        ("maskrcnn", DetectorSettings),
+        ("sam", SamSettings),
+    ],
 )
 def test_tables_of_settings_are_the_codes(heading: str, record: type):
     written = tables("models.md", heading)[1:]
 
     for row, (name, default, meaning) in zip(written, settings_table(record), strict=True):
-        assert row == (name, default or "of the network", meaning or row[2])
+        assert row == (name, default or row[1], meaning or row[2])
+        assert default or row[1] in {"of the network", "found in the image"}
 
 
 def test_every_exit_code_is_explained():
@@ -48,7 +56,7 @@ def test_every_file_column_and_key_is_listed(folder: Path):
     write_model(folder, ORACLE)
     formats = "gpkg,cog,fgb,parquet,geojson"
 
-    (summary,) = succeed("segment", "scene.tif", "-f", formats, "-o", "out", "--json", *SMALL[:-1], cwd=folder).results
+    (summary,) = succeed("segment", "scene.tif", "-f", formats, "-o", "out", "--json", *PLAIN[:-1], cwd=folder).results
 
     listed = {row[0].rstrip("/") for row in tables("outputs.md", "Outputs")}
     assert {path.name for path in (folder / "out").iterdir()} <= listed
@@ -60,7 +68,7 @@ def test_every_file_column_and_key_is_listed(folder: Path):
 
 
 def test_the_code_that_opens_outputs_runs(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    succeed("segment", "scene.tif", "-f", "gpkg,parquet,cog", "-o", "open", *SMALL, cwd=folder)
+    succeed("segment", "scene.tif", "-f", "gpkg,parquet,cog", "-o", "open", *PLAIN, cwd=folder)
     monkeypatch.chdir(folder / "open")
     (block,) = code_blocks("outputs.md", "python")
     names: dict[str, object] = {}

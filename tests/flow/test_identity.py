@@ -14,8 +14,8 @@ from seggeo.run.part import Recipe
 from seggeo.run.plan import make_plan
 from seggeo.store import RunStore
 
-JOB = ("segment", "scene.tif", "-f", ",".join(FORMATS), *SMALL[:4])
-SETTINGS = {"format": FORMATS, "tile": 128, "overlap": 32}
+JOB = ("segment", "scene.tif", "--model", "threshold", "-f", ",".join(FORMATS), *SMALL[:4])
+SETTINGS = {"model": "threshold", "format": FORMATS, "tile": 128, "overlap": 32}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,114 @@ def test_models_without_weights(tmp_path: Path, model: str):
     assert summary["objects"] > 0
     raster = label_raster(tmp_path / summary["outputs"]["cog"])
     assert (raster > 0).all() if model == "regions" else (raster > 0).any()
+
+
+@pytest.fixture(scope="module")
+def both_precisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy weights rounded to half precision, saved as such and as single precision, described as bundled."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("weights")
+    make_maskrcnn_weights(folder / "toy.safetensors", arch="mobilenet_v3_large")
+    with safe_open(folder / "toy.safetensors", framework="pt") as file:
+        facts = json.loads(file.metadata()["seggeo"]) | {"model": "maskrcnn", "title": "toy", "licence": "CC0-1.0"}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    singles = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in halves.items()}
+    for name, tensors in (("halves", halves), ("singles", singles)):
+        save_file(tensors, folder / f"{name}.safetensors", metadata={"seggeo": json.dumps(facts)})
+    return folder
+
+
+@pytest.fixture
+def installed(tmp_path: Path, both_precisions: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Toy weights that came along as `nuclei`, the same as a file, and a picture of bright spots on black, in one folder."""
+    from seggeo.models import bundled
+
+    (tmp_path / "own").mkdir()
+    shutil.copy(both_precisions / "halves.safetensors", tmp_path / "own" / "nuclei.safetensors")
+    shutil.copy(both_precisions / "singles.safetensors", tmp_path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "own")
+    picture = np.where(discs(160) > 150, discs(160), 4).astype(np.uint8)
+    write(tmp_path / "spots.tif", picture.transpose(2, 0, 1), crs=None)
+    return tmp_path
+
+
+def test_weights_that_came_along_are_found_by_either_name_and_in_half_precision(installed: Path):
+    found = {}
+    for out, model in (
+        ("a", ("--model", "nuclei")), ("b", ("--model", "maskrcnn", "--weights", "nuclei")), ("c", ("--weights", "nuclei")),
+        ("d", ("--weights", "singles.safetensors")),
+    ):  # fmt: skip
+        succeed("segment", "spots.tif", *model, "-o", out, *OUTPUTS, cwd=installed)
+        found[out] = json.loads((installed / out / "spots_provenance.json").read_text())
+
+    labels = {out: label_raster(installed / out / "spots_labels.tif") for out in found}
+    assert labels["a"].max() > 3
+    assert all((labels["a"] == other).all() for other in labels.values())
+    assert len({values["tile_key"] for out, values in found.items() if out != "d"}) == 1
+    assert len({values["job"]["model"]["weights_sha256"] for values in found.values()}) == 2
+    assert [found[out]["job"]["choice"] is None for out in "abcd"] == [True, True, False, False]
+
+
+def test_auto_says_what_it_took_and_why_and_records_it(installed: Path):
+    ran = succeed("segment", "spots.tif", *OUTPUTS, cwd=installed)
+    plan = succeed("segment", "spots.tif", "--dry-run", cwd=installed)
+    named = succeed("segment", "spots.tif", "--model", "nuclei", *OUTPUTS, cwd=installed)
+
+    (line,) = [line for line in ran.err.splitlines() if "auto took" in line]
+    assert "nuclei because" in line
+    assert "--model" in line
+    assert "auto takes nuclei because" in plan.out
+    assert "model nuclei (maskrcnn)" in ran.err
+    choice = json.loads((installed / "spots_provenance.json").read_text())["job"]["choice"]
+    assert (choice["model"], choice["kind"]) == ("nuclei", "fluorescence")
+    assert json.loads((installed / "spots.seggeo/job.json").read_text())["choice"] == choice
+    assert "done already" in named.err, "named or chosen, it is the same job"
+
+
+def test_auto_without_its_weights_says_so_and_falls_to_threshold(installed: Path):
+    (installed / "own" / "nuclei.safetensors").unlink()
+
+    ran = succeed("segment", "spots.tif", *OUTPUTS, cwd=installed)
+
+    assert ran.results[0]["model"] == "threshold"
+    assert ran.results[0]["objects"] > 0
+    assert "not in this installation" in ran.err
+
+
+def test_sizes_reach_the_model_and_are_part_of_the_job(tmp_path: Path):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (140, 140)))
+    sized = ORACLE.replace(
+        "    native = True\n", "    native = True\n\n    def __init__(self, diameter=0, mpp=0):\n        pass\n"
+    )
+    write_model(tmp_path, sized)
+    job = ("segment", "scene.tif", "--model", "oracle.py:Oracle", "--json", *SMALL)
+
+    succeed(*job, "--diameter", "30", "--mpp", "0.5", cwd=tmp_path)
+    other = call(*job, "--diameter", "31", "--mpp", "0.5", cwd=tmp_path)
+    (plan,) = succeed(*job, "--diameter", "31", "--dry-run", "-o", "new", cwd=tmp_path).results
+    refused = call("segment", "scene.tif", "--model", "regions", "--diameter", "30", *SMALL, "-o", "no", cwd=tmp_path)
+
+    settings = json.loads((tmp_path / "scene_provenance.json").read_text())["job"]["model"]["settings"]
+    assert settings == {"diameter": 30.0, "mpp": 0.5}
+    assert other.code == 5
+    assert plan["settings"]["diameter"] == {"value": 31.0, "from": "--diameter"}
+    assert refused.code == 2
+    assert "regions has no use for --diameter" in refused.refusal()[0]
+
+
+def test_models_list_and_info_show_what_came_along(installed: Path):
+    listed = succeed("models", "list", cwd=installed).out
+    as_json = succeed("models", "list", "--json", cwd=installed).results[0]
+    told = succeed("models", "info", "nuclei", cwd=installed).out
+
+    assert "nuclei  for --model maskrcnn, CC0-1.0, bundled, toy" in listed
+    (entry,) = as_json["bundled"]
+    assert (entry["name"], entry["model"], entry["licence"]) == ("nuclei", "maskrcnn", "CC0-1.0")
+    assert entry["sha256"] in told
+    assert "anchors" in told
 
 
 @pytest.mark.parametrize("how", ["raise", "nan"])

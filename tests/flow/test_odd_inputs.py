@@ -17,7 +17,7 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
-from support_flow import ORACLE, SMALL, below, call, features, label_raster, scene, succeed, write_labels, write_model
+from support_flow import ORACLE, PLAIN, SMALL, below, call, features, label_raster, scene, succeed, write_labels, write_model
 from support_flow import write_picture as picture
 from support_io import noise, write
 from support_scenes import same_partition
@@ -46,7 +46,7 @@ def test_any_number_type_and_one_band_or_three_give_the_same_objects(tmp_path: P
     write(tmp_path / "a.tif", np.stack([gray] * bands).astype(dtype))
 
     (summary,) = succeed(
-        "segment", "a.tif", "--json", "-f", "cog", *SMALL, "--set", "split=false", "--set", "polarity=bright", cwd=tmp_path
+        "segment", "a.tif", "--json", "-f", "cog", *PLAIN, "--set", "split=false", "--set", "polarity=bright", cwd=tmp_path
     ).results
 
     assert ((label_raster(tmp_path / "a_labels.tif") > 0) == (gray > 50)).mean() > 0.99
@@ -58,7 +58,7 @@ def test_nan_and_infinity_are_no_data(tmp_path: Path):
     data[:20], data[20:40], data[40:50] = np.nan, np.inf, -np.inf
     write(tmp_path / "a.tif", data[None])
 
-    succeed("segment", "a.tif", "-f", "cog", *SMALL, "--set", "polarity=bright", cwd=tmp_path)
+    succeed("segment", "a.tif", "-f", "cog", *PLAIN, "--set", "polarity=bright", cwd=tmp_path)
 
     found = label_raster(tmp_path / "a_labels.tif")
     assert not found[:50].any()
@@ -72,7 +72,7 @@ def test_transparency_is_a_mask_and_not_a_band(tmp_path: Path):
     colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
     write(tmp_path / "a.tif", np.stack([gray, gray, gray, alpha]), colorinterp=colours)
 
-    succeed("segment", "a.tif", "-f", "cog", *SMALL, cwd=tmp_path)
+    succeed("segment", "a.tif", "-f", "cog", *PLAIN, cwd=tmp_path)
 
     found = label_raster(tmp_path / "a_labels.tif")
     assert not found[:, :60].any()
@@ -88,7 +88,7 @@ def test_a_palette_is_colours_and_not_numbers(tmp_path: Path):
         out.write(np.where(labels, 3, 200).astype("uint8"), 1)
         out.write_colormap(1, {3: (250, 250, 250, 255), 200: (5, 5, 5, 255)})
 
-    succeed("segment", "a.tif", "-f", "cog", *SMALL, "--set", "polarity=bright", cwd=tmp_path)
+    succeed("segment", "a.tif", "-f", "cog", *PLAIN, "--set", "polarity=bright", cwd=tmp_path)
 
     assert ((label_raster(tmp_path / "a_labels.tif") > 0) == labels).mean() > 0.98
 
@@ -153,8 +153,8 @@ def test_odd_times_of_files_do_not_matter(tmp_path: Path, when: int):
     picture(tmp_path / "a.tif", scene("discs", 5, (160, 170)))
     os.utime(tmp_path / "a.tif", (when, when))
 
-    succeed("segment", "a.tif", *SMALL, cwd=tmp_path)
-    again = succeed("segment", "a.tif", *SMALL, cwd=tmp_path)
+    succeed("segment", "a.tif", *PLAIN, cwd=tmp_path)
+    again = succeed("segment", "a.tif", *PLAIN, cwd=tmp_path)
 
     assert "done already" in again.err
 
@@ -199,12 +199,12 @@ def test_a_vrt_of_its_own_folder_on_request(tmp_path: Path):
 def test_two_merges_of_one_job_do_not_meet(tmp_path: Path):
     picture(tmp_path / "a.tif", scene("discs", 5, (160, 170)))
     (tmp_path / "a.seggeo").mkdir()
-    succeed("segment", "a.tif", *SMALL, cwd=tmp_path)
+    succeed("segment", "a.tif", *PLAIN, cwd=tmp_path)
     made = (tmp_path / "a_objects.gpkg").read_bytes()
     with open(tmp_path / "a.seggeo" / "merge.lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
 
-        ran = call("segment", "a.tif", *SMALL, "--overwrite", cwd=tmp_path)
+        ran = call("segment", "a.tif", *PLAIN, "--overwrite", cwd=tmp_path)
 
     assert ran.code == 8
     ran.refusal()
@@ -228,8 +228,8 @@ def test_the_secrets_of_an_address_are_written_nowhere(tmp_path: Path):
     with served(tmp_path / "web") as host:
         address = f"http://user:hunter2@{host}/a.tif?token=abc123"
 
-        ran = succeed("segment", address, "--json", *SMALL, cwd=tmp_path / "here")
-        gone = call("segment", f"http://user:hunter2@{host}/none.tif?token=abc123", *SMALL, cwd=tmp_path / "here")
+        ran = succeed("segment", address, "--json", *PLAIN, cwd=tmp_path / "here")
+        gone = call("segment", f"http://user:hunter2@{host}/none.tif?token=abc123", *PLAIN, cwd=tmp_path / "here")
 
     assert ran.results[0]["objects"] > 2
     assert gone.code == 3
@@ -244,7 +244,7 @@ def test_a_file_name_that_looks_like_sql_or_html(tmp_path: Path):
     name = "x');DROP TABLE objects;--<script>.tif"
     picture(tmp_path / name, scene("discs", 5, (160, 170)))
 
-    (summary,) = succeed("segment", "--json", *SMALL, "--", name, cwd=tmp_path).results
+    (summary,) = succeed("segment", "--json", *PLAIN, "--", name, cwd=tmp_path).results
 
     import sqlite3
 
@@ -260,4 +260,4 @@ def test_a_huge_description_that_is_not_utf8(tmp_path: Path):
 
     tifffile.imwrite(tmp_path / "a.tif", data, description=b"\xff\xfe" * 200_000, metadata=None)
 
-    succeed("segment", "a.tif", *SMALL, cwd=tmp_path)
+    succeed("segment", "a.tif", *PLAIN, cwd=tmp_path)

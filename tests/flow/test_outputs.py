@@ -14,6 +14,7 @@ from affine import Affine
 from support_flow import (
     FORMATS,
     ORACLE,
+    PLAIN,
     SMALL,
     UTM,
     below,
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One picture and all five formats of it."""
     folder = tmp_path_factory.mktemp("outputs")
     write_picture(folder / "scene.tif", scene())
-    succeed("segment", "scene.tif", "-o", "out", "-f", ",".join(FORMATS), *SMALL[:-1], cwd=folder)
+    succeed("segment", "scene.tif", "-o", "out", "-f", ",".join(FORMATS), *PLAIN[:-1], cwd=folder)
     return folder / "out"
 
 
@@ -187,7 +188,7 @@ def test_gsd_coarsens_the_work_grid_and_keeps_the_place(tmp_path: Path):
     labels = np.kron(scene("voronoi", 4, (150, 170)), np.ones((2, 2), int))
     write_picture(tmp_path / "scene.tif", labels)
 
-    succeed("segment", "scene.tif", "--gsd", "1.0", "-f", "gpkg,cog", *SMALL, cwd=tmp_path)
+    succeed("segment", "scene.tif", "--gsd", "1.0", "-f", "gpkg,cog", *PLAIN, cwd=tmp_path)
 
     with rasterio.open(tmp_path / "scene_labels.tif") as ds:
         assert ds.shape == (150, 170)
@@ -213,7 +214,7 @@ def test_gsd_coarsens_the_work_grid_and_keeps_the_place(tmp_path: Path):
 def test_where_files_go(tmp_path: Path, extra: list[str], made: set[str]):
     write_picture(tmp_path / "scene.tif", scene("discs", 5, (140, 150)))
 
-    ran = succeed("segment", "scene.tif", *extra, "--json", *SMALL, cwd=tmp_path)
+    ran = succeed("segment", "scene.tif", *extra, "--json", *PLAIN, cwd=tmp_path)
 
     work = ran.results[0]["work"]
     files = {p for p in below(tmp_path) if (tmp_path / p).is_file() and not p.startswith(work)}
@@ -228,7 +229,7 @@ def test_where_files_go(tmp_path: Path, extra: list[str], made: set[str]):
 def test_formats_that_do_not_fit_are_refused_before_any_work(tmp_path: Path, extra: list[str], says: str):
     write_picture(tmp_path / "scene.tif", scene("discs", 5, (140, 150)))
 
-    ran = call("segment", "scene.tif", *extra, *SMALL, cwd=tmp_path)
+    ran = call("segment", "scene.tif", *extra, *PLAIN, cwd=tmp_path)
 
     assert ran.code == 2
     assert says in ran.refusal()[0]

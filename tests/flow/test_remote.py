@@ -64,7 +64,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_remote_scene_gives_the_objects_of_the_file(tmp_path: Path, address: str) -> None:
-    options = {"format": ("cog",), "preview": False, "workers": 1}
+    options = {"model": "threshold", "format": ("cog",), "preview": False, "workers": 1}
     there = seggeo.segment(address, tmp_path / "there", **options)
     here = seggeo.segment(SCENE, tmp_path / "here", **options)
 

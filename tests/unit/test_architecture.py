@@ -22,15 +22,17 @@ MAY_KNOW = {
     **dict.fromkeys(MIDDLE, CORE),
     "run": CORE | MIDDLE,
     "api": CORE | MIDDLE | {"run"},
-    "cli": CORE | {"run", "models", "io"},
-    "__init__": {"api"} | CORE,
+    "evaluation": CORE | {"io"},
+    "train": CORE | {"io", "models", "evaluation"},
+    "cli": CORE | {"run", "models", "io", "evaluation", "train"},
+    "__init__": {"api", "evaluation"} | CORE,
 }
 CORE_ORDER = ["errors", "files", "geometry", "rle", "tiling", "instances", "protocols", "plugins", "config", "job", "store"]
 """A core module knows only those before it."""
 HEAVY = ("torch", "torchvision", "rasterio", "dask", "skimage", "scipy", "pyogrio", "pyarrow", "pyproj", "shapely")
 PUBLIC = [
     "Execution", "Frame", "Instances", "Objects", "Pixels", "Prediction", "SeggeoError", "Settings", "TileGrid", "TileImage",
-    "Window", "__version__", "segment", "segment_array",
+    "Window", "__version__", "evaluate", "segment", "segment_array",
 ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ def test_every_option_has_its_parameters_name_a_variable_and_a_help():
         ("format", ["gpkg,cog", "gpkg"], ("gpkg", "cog")), ("format", "fgb", ("fgb",)),
         ("simplify", "0.5m", 0.5), ("simplify", 2, 2.0), ("simplify", " 1 ", 1.0),
         ("max_pixels", "4e12", 4 * 10**12), ("max_pixels", 5.0, 5), ("tile", 512, 512), ("tile", "512", 512),
+        ("diameter", "30", 30.0), ("mpp", 1, 1.0),
         ("gsd", "0.3", 0.3), ("gsd", 1, 1.0), ("preview", False, False), ("aoi", "a.gpkg", Path("a.gpkg")),
         ("work", Path("w"), Path("w")), ("model", "sam", "sam"),
         ("set", ["a=1", 'b="x"', "c=x", "d=[1,2]", "e=true", "f=a=b"],

@@ -53,6 +53,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         {"tile": 8}, {"overlap": 3}, {"overlap": 0}, {"overlap": -2}, {"match_iou": 0.0}, {"match_iou": 1.0},
         {"match_iou": float("nan")}, {"bands": ()}, {"bands": (0, 1)}, {"gsd": 0.0}, {"gsd": -1.0}, {"gsd": float("nan")},
         {"format": ()}, {"simplify": -1.0}, {"simplify": float("nan")}, {"workers": -1}, {"batch": -1},
+        {"diameter": 0.0}, {"diameter": float("inf")}, {"mpp": -0.5}, {"mpp": float("nan")},
     ],
     ids=str,
 )  # fmt: skip
@@ -77,5 +78,5 @@ def test_settings_become_plain_json():
 
 
 def test_field_names_leave_nested_records_out():
-    assert field_names(Settings) == ("model", "weights", "set")
+    assert field_names(Settings) == ("model", "weights", "set", "diameter", "mpp")
     assert field_names(Merge) == tuple(f.name for f in fields(Merge))

@@ -53,6 +53,13 @@ def test_a_merge_setting_costs_no_prediction(change):
     assert other.merge_key != JOB.merge_key
 
 
+def test_how_a_model_was_chosen_does_not_matter():
+    other = replace(JOB, choice={"model": "sam", "kind": "overhead", "why": "it looks so"})
+
+    assert (other.tile_key, other.merge_key) == (JOB.tile_key, JOB.merge_key)
+    assert Job.from_json(json.loads(json.dumps(other.to_json()))) == other
+
+
 def test_where_the_input_lies_does_not_matter():
     assert replace(JOB, source={**JOB.source, "path": "b/a.tif"}).tile_key == JOB.tile_key
 

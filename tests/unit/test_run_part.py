@@ -54,7 +54,7 @@ class Raising:
 
 def predicted(folder: Path, segmenter: Raising):
     write_labels(folder / "a.tif", scene("discs", 1, (60, 70)))
-    settings, execution = settings_from({"tile": 64, "overlap": 16})
+    settings, execution = settings_from({"model": "threshold", "tile": 64, "overlap": 16})
     plan = make_plan(str(folder / "a.tif"), settings, execution)
     recipe = Recipe(path=str(folder / "a.tif"), reading=settings.reading, job=plan.job, request=plan.request)
     bench = set_up(recipe, segmenter)

@@ -12,6 +12,7 @@ from scipy import ndimage
 from skimage.color import rgb2hed, rgb2hsv
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
+from support_look import look_at
 
 from seggeo.errors import ConfigError
 from seggeo.models.basins import ascend, necks
@@ -76,7 +77,7 @@ def test_otsu_of_little_is_harmless():
 @pytest.mark.parametrize("image", [gray(np.full((40, 40), v)) for v in (0, 90, 255)])
 @pytest.mark.parametrize("polarity", ["auto", "bright", "dark"])
 def test_a_constant_image_holds_no_object(image, polarity):
-    settings = calibrate(ModelRequest(name="threshold", settings={"polarity": polarity}), tile_image(image))
+    settings = calibrate(ModelRequest(name="threshold", settings={"polarity": polarity}), look_at(image))
     assert len(segment(image, **settings)) == 0
 
 
@@ -121,22 +122,22 @@ def test_invalid_pixels_do_not_darken_their_neighbours():
 
 def test_calibration_freezes_numbers_and_keeps_what_was_set():
     image = blobs(200, 200, seed=2)
-    settings = calibrate(ModelRequest(name="threshold", settings={"min_area": 5}), tile_image(image))
+    settings = calibrate(ModelRequest(name="threshold", settings={"min_area": 5}), look_at(image))
     assert json.loads(json.dumps(settings)) == settings
     assert 70 < settings["level"] < 190
     assert (settings["polarity"], settings["min_area"]) == ("bright", 5)
     assert settings["contrast"] != ThresholdSettings().contrast
     assert load(ModelRequest(name="threshold", settings=settings)).info.settings == settings
     fixed = {"level": 40.0, "polarity": "dark", "contrast": 10.0}
-    assert calibrate(ModelRequest(name="threshold", settings=fixed), tile_image(image)).items() >= fixed.items()
-    again = calibrate(ModelRequest(name="threshold", settings=settings), tile_image(255 - image))
+    assert calibrate(ModelRequest(name="threshold", settings=fixed), look_at(image)).items() >= fixed.items()
+    again = calibrate(ModelRequest(name="threshold", settings=settings), look_at(255 - image))
     assert again == settings
 
 
 def test_auto_takes_the_side_with_fewer_pixels():
     image = blobs(150, 150, seed=3)
     for picture, polarity in ((image, "bright"), (255 - image, "dark")):
-        assert calibrate(ModelRequest(name="threshold"), tile_image(picture))["polarity"] == polarity
+        assert calibrate(ModelRequest(name="threshold"), look_at(picture))["polarity"] == polarity
 
 
 def test_dark_objects_are_the_bright_ones_of_the_negative():
@@ -307,7 +308,7 @@ def test_the_sample_scene_is_found_as_its_readme_says():
         truth = file.read(1)
     rows = (line.split(",") for line in (SAMPLE / "scene_classes.csv").read_text().splitlines()[1:])
     truth[np.isin(truth, [int(i) for i, name, _ in rows if name in ("lake", "river")])] = 0
-    overview = tile_image(image[::4, ::4], valid[::4, ::4])
+    overview = look_at(image[::4, ::4], valid[::4, ::4])
     settings = calibrate(ModelRequest(name="threshold"), overview)
     found = load(ModelRequest(name="threshold", settings=settings)).predict([tile_image(image, valid)])[0].instances
     labels = paint(found, truth.shape)

@@ -1,0 +1,217 @@
+"""The bundled kind of model: a U-Net whose fields are those of the whole image, and objects gathered by voting.
+
+1. `load` reads weights and what they say of themselves; `calibrate` settles, once for the job, at which share of the
+   image's resolution the network works.
+2. A tile comes with its context; `compute_fields` gives the fields, of which the part within the context is exact.
+3. `decode` gathers objects in a somewhat larger window, which is then cut to the tile's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seggeo.errors import ConfigError, ModelError
+from seggeo.geometry import Window
+from seggeo.instances import Instances
+from seggeo.models.band_limits import limits_of
+from seggeo.models.device import choose_device
+from seggeo.models.unet_arch import UNet, folded
+from seggeo.models.unet_decode import Decoded, decode
+from seggeo.models.unet_fields import Fields, compute_fields, lattice_of
+from seggeo.models.unet_resample import nearest_scale
+from seggeo.models.unet_settings import NAME, UNetCard, UNetSettings, read_card, settings_of
+from seggeo.models.unet_size import TRIED, WINDOW, WINDOWS, choose_scale, is_sure, look_at, weigh
+from seggeo.models.weights import load_state, load_strictly, sha256_of
+from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImage
+
+log = logging.getLogger(__name__)
+
+DECODE_REACH = 32
+"""Pixels of fields, beyond a tile's window, in which its objects are gathered."""
+_BYTES_PER_PIXEL = 340
+"""Working memory of one image pixel at scale 1: peak RSS grew by 244 to 328 bytes a pixel, one to four views."""
+
+
+def load(request: ModelRequest) -> UNetSegmenter:
+    """A U-Net from its weights, ready to predict.
+
+    Raises:
+        ModelError: No weights, or weights of another network.
+        ConfigError: A setting that does not exist, or a scale left open.
+        ResourceError: The device is absent.
+    """
+    model, card = read_model(request)
+    settings = settings_of(card, request.settings)
+    device = choose_device(request.device)
+    assert request.weights is not None  # noqa: S101 - read_model has refused it
+    return UNetSegmenter(folded(model).to(device), card, settings, sha256=sha256_of(request.weights))
+
+
+def calibrate(request: ModelRequest, look: Look) -> dict[str, Any]:
+    """The settings of the job: the scale the network works at, and what becomes 0 and 1 in bands that are not RGB.
+
+    Raises:
+        ModelError: No weights, or weights of another network.
+        ConfigError: A setting that does not exist.
+    """
+    model, card = read_model(request)
+    settings = settings_of(card, request.settings)
+    if card.shape.bands != 3 and not settings.low:
+        low, high = (",".join(f"{v:.9g}" for v in limits) for limits in limits_of(look.overview, card.stretch))
+        settings = replace(settings, low=low, high=high)
+    known = choose_scale(card, settings, look.frame)
+    if known is None:
+        known = _seen(folded(model).to(choose_device(request.device)), card, settings, look)
+    return replace(settings, scale=str(known[0]), sized=known[1]).to_json()
+
+
+load.calibrate = calibrate  # type: ignore[attr-defined]  # the protocol's optional attributes of a factory
+load.sizes = True  # type: ignore[attr-defined]
+
+
+def _seen(model: UNet, card: UNetCard, settings: UNetSettings, look: Look) -> tuple[Fraction, str]:
+    """The scale at which the network is surest of what it finds in a few windows, then adjusted to the objects' size."""
+    windows = look.windows(WINDOW, WINDOWS)
+    looks = [
+        look_at(UNetSegmenter(model, card, replace(settings, scale=str(scale), flips=1)), windows, scale) for scale in TRIED
+    ]
+    best = weigh(card, looks)
+    if not is_sure(best):
+        return Fraction(1), "nothing was found to tell the objects' size by"
+    return nearest_scale(card.diameter / best.diameter), f"objects seem about {best.diameter:.0f} px across"
+
+
+def read_model(request: ModelRequest) -> tuple[UNet, UNetCard]:
+    """Network and card of a request's weights, on the CPU.
+
+    Raises:
+        ModelError: No weights, or weights of another network.
+    """
+    if request.weights is None:
+        raise ModelError(
+            what="unet needs weights",
+            why="a network without them finds nothing",
+            mend="use bundled ones, --weights nuclei or --weights overhead; or make your own: seggeo train unet",
+        )
+    state, metadata = load_state(request.weights)
+    card = read_card(metadata, request.weights)
+    model = UNet(card.shape)
+    load_strictly(model, {name: _single(value) for name, value in state.items()}, request.weights)
+    return model.eval().requires_grad_(requires_grad=False), card
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.dtype.is_floating_point else value
+
+
+class UNetSegmenter:
+    """A `Segmenter` over a U-Net; objects of one tile never overlap."""
+
+    def __init__(self, model: UNet, card: UNetCard, settings: UNetSettings, *, sha256: str | None = None) -> None:
+        scale = settings.ratio or Fraction(1)
+        self._model, self._settings, self._scale = model, settings, scale
+        self._device = next(model.parameters()).device
+        self._lattice = lattice_of(model, scale)
+        bands = card.shape.bands
+        self._limits = _limits(settings, bands)
+        # A finer network works on more pixels than the image has.
+        tile = settings.tile if scale <= 1 else max(256, int(settings.tile / scale) // 64 * 64)
+        self.info = ModelInfo(
+            name=NAME, classes=card.classes, exclusive=True, native=bands != 3, channels=bands, weights_sha256=sha256,
+            settings={**settings.to_json(), "scale": str(scale)}, tile=tile, overlap=settings.overlap,
+            memory_bytes=int((tile + 2 * self._lattice.context) ** 2 * _BYTES_PER_PIXEL * max(float(scale), 0.25) ** 2),
+            device=str(self._device), context=self._lattice.context + DECODE_REACH, stride=self._lattice.stride,
+        )  # fmt: skip
+
+    def predict(self, tiles: Sequence[TileImage]) -> list[Prediction]:
+        """The objects of each tile.
+
+        Raises:
+            ModelError: The network gave values that are no numbers.
+        """
+        return [Prediction(instances=self._one(tile)) for tile in tiles]
+
+    def fields(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> Fields:
+        """Fields of a window that begins at a multiple of the stride: `(h, w, c)` as the pipeline gives it."""
+        with torch.inference_mode():
+            found = compute_fields(self._model, self._prepared(image, valid), self._scale, self._settings.flips)
+        if not np.isfinite(found.chance).all():
+            raise ModelError(
+                what="the network gave NaN or infinite values",
+                why="the weights are damaged, or the tile holds values far from those of the training",
+                mend="compare the sha256 of the weights",
+            )
+        return found
+
+    def _prepared(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> Tensor:
+        """`(c, h, w)`, 0 to 1, on the device; 0 where there is no data."""
+        bands = np.ascontiguousarray(np.moveaxis(image, 2, 0))
+        if self._limits is None:
+            values = torch.tensor(bands, device=self._device).float() / 255
+        else:
+            low, high = (limit[:, None, None] for limit in self._limits)
+            level = (bands.astype(np.float32) - low) / np.maximum(high - low, 1e-12)
+            values = torch.tensor(np.clip(np.nan_to_num(level), 0, 1), device=self._device)
+        return values * torch.tensor(np.ascontiguousarray(valid), device=self._device)
+
+    def _one(self, tile: TileImage) -> Instances:
+        """Objects gathered around the tile's window, and cut to it."""
+        fields = self.fields(tile.image, tile.valid)
+        # The lattice may have given more context than was asked for: what is gathered must not depend on that.
+        around = tile.tile.window.grow(DECODE_REACH, within=tile.extent)
+        found = decode(*self._inside(fields, tile, around), self._settings.decoding())
+        labels = found.labels if self._scale <= 1 else coarser(found.labels, int(self._scale))
+        labels = np.where(tile.valid[around.slices(tile.extent)], labels, 0)
+        return _instances(labels[tile.tile.window.slices(around)], found)
+
+    def _inside(self, fields: Fields, tile: TileImage, around: Window) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Chances and offsets of a window of the raster."""
+        finer = max(1, int(self._scale))
+        rows, cols = (slice(s.start * finer, s.stop * finer) for s in around.slices(tile.extent))
+        return fields.chance[:, rows, cols], fields.offset[:, rows, cols]
+
+
+def coarser(labels: NDArray[np.int32], factor: int) -> NDArray[np.int32]:
+    """Labels at 1 / `factor` of their resolution: what most of a block's middle pixels are, the first where all differ."""
+    first = (factor - 1) // 2
+    if factor % 2:
+        return labels[first::factor, first::factor]
+    a, b, c, d = (labels[r::factor, s::factor] for r in (first, first + 1) for s in (first, first + 1))
+    return np.where((b == c) & (b != a) & (d != a) | (b == d) & (b != a) & (c != a), b, np.where((c == d) & (b != a), c, a))
+
+
+def _instances(labels: NDArray[np.int32], found: Decoded) -> Instances:
+    """Instances of the labels left in a window, with their objects' scores and classes."""
+    ids = np.unique(labels)
+    ids = ids[ids > 0] - 1
+    return replace(Instances.from_labels(labels), score=found.score[ids], label=found.label[ids])
+
+
+def _limits(settings: UNetSettings, bands: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Values that become 0 and 1, per band; None for images that come as 8 bits.
+
+    Raises:
+        ConfigError: Other than three bands and no limits, or not one per band.
+    """
+    if bands == 3:
+        return None
+    try:
+        low, high = (np.array([float(v) for v in text.split(",")], np.float32) for text in (settings.low, settings.high))
+    except ValueError:
+        low = high = np.zeros(0, np.float32)
+    if len(low) != bands or len(high) != bands:
+        raise ConfigError(
+            what=f"low={settings.low!r} and high={settings.high!r} for a model of {bands} bands",
+            why="every band needs the values that become 0 and 1",
+            mend="leave them out and they are found in the whole image; or give one per band: --set low=0,0 --set high=255,255",
+        )
+    return low, high

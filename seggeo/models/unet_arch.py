@@ -1,0 +1,111 @@
+"""A U-Net whose fields do not depend on the tile: strided convolutions, BatchNorm, nearest upsampling, nothing else.
+
+The image is folded 2 x 2 into channels first and the fields are unfolded last, so that every convolution runs at half
+the image's resolution or below; skips are added, not concatenated. Normalisation uses the statistics of the training
+(BatchNorm), never those of a tile, so that fields of two tiles are equal wherever both saw `context` pixels around.
+
+Ronneberger et al. 2015 (U-Net), Shi et al. 2016 (sub-pixel output), Cheng et al. 2020 (seed and offset heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+FOLD = 2
+"""Side of the image block that becomes channels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetShape:
+    """What defines the network; travels in the weights' metadata."""
+
+    bands: int = 3
+    classes: int = 1
+    """Classes of objects, background not counted."""
+    widths: tuple[int, ...] = field(default=(32, 64, 128, 256))
+    """Channels at half, quarter, ... resolution."""
+    rays: int = 0
+    """Star distances per pixel beside the offsets; 0 for none."""
+
+    @property
+    def stride(self) -> int:
+        """Side of the deepest cell, px: fields are equal only for windows that begin at its multiples."""
+        return FOLD << (len(self.widths) - 1)
+
+    @property
+    def context(self) -> int:
+        """Image px around a pixel that can change its fields, rounded up to the stride."""
+        cells = [FOLD << level for level in range(len(self.widths))]
+        # Per level one convolution down, one strided, two up; at the deepest one; stem and head; and a folded cell's own width.
+        reach = 3 * FOLD + 4 * sum(cells[:-1]) + cells[-1]
+        return -(-reach // self.stride) * self.stride
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output: background and classes, seed, two offsets, rays."""
+        return self.classes + 1 + 3 + self.rays
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` turns back into the same shape."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> UNetShape:
+        """The shape that `to_json` described."""
+        return cls(
+            bands=int(values["bands"]), classes=int(values["classes"]), widths=tuple(map(int, values["widths"])),
+            rays=int(values.get("rays", 0)),
+        )  # fmt: skip
+
+
+class UNet(nn.Module):
+    """Image `(n, bands, h, w)`, h and w multiples of the stride -> fields `(n, channels, h, w)`."""
+
+    def __init__(self, shape: UNetShape) -> None:
+        super().__init__()
+        self.shape = shape
+        w = shape.widths
+        self.stem = _conv(shape.bands * FOLD**2, w[0])
+        self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in zip(w, w[1:], strict=False))
+        self.encode = nn.ModuleList(_conv(width, width) for width in w)
+        self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1, bias=False) for a, b in zip(w, w[1:], strict=False))
+        self.decode = nn.ModuleList(nn.Sequential(_conv(width, width), _conv(width, width)) for width in w[:-1])
+        self.head = nn.Conv2d(w[0], shape.channels * FOLD**2, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class logits, seed, offsets (units of 8 px, rows then columns) and rays of each pixel."""
+        x = self.encode[0](self.stem(F.pixel_unshuffle(image, FOLD)))
+        skips = [x]
+        for down, encode in zip(self.down, list(self.encode)[1:], strict=True):
+            x = encode(down(x))
+            skips.append(x)
+        for level in reversed(range(len(self.reduce))):
+            x = F.interpolate(self.reduce[level](x), scale_factor=2.0, mode="nearest")
+            x = self.decode[level](x + skips[level])
+        fields: Tensor = F.pixel_shuffle(self.head(x), FOLD)
+        return fields
+
+
+def _conv(into: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(into, out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
+    )
+
+
+def folded(model: UNet) -> UNet:
+    """The same function with each BatchNorm absorbed by its convolution, in inference mode; the model is not changed."""
+    own = UNet(model.shape)
+    own.load_state_dict(model.state_dict())
+    own.eval().requires_grad_(requires_grad=False)
+    for block in [m for m in own.modules() if isinstance(m, nn.Sequential)]:
+        if isinstance(block[0], nn.Conv2d) and isinstance(block[1], nn.BatchNorm2d):
+            block[0] = fuse_conv_bn_eval(block[0], block[1])
+            block[1] = nn.Identity()
+    return own.to(memory_format=torch.channels_last)
