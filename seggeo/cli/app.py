@@ -12,7 +12,9 @@ import typer
 
 from seggeo import __version__
 from seggeo.cli import inspect, models
+from seggeo.cli.evaluate import evaluate
 from seggeo.cli.segment import segment
+from seggeo.cli.train import train
 from seggeo.errors import ResourceError, SeggeoError
 
 app = typer.Typer(
@@ -20,6 +22,8 @@ app = typer.Typer(
     help="Turn images bigger than memory into objects.",
 )  # fmt: skip
 app.command()(segment)
+app.command()(evaluate)
+app.command()(train)
 app.command()(inspect.info)
 app.command()(inspect.plugins)
 app.add_typer(models.app, name="models")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from seggeo.errors import ConfigError, ModelError
 from seggeo.instances import Instances, replace_owner
+from seggeo.models.band_limits import limits_of
 from seggeo.models.device import choose_device, in_batches
 from seggeo.models.maskrcnn_arch import Architecture, build_model, infer_architecture
 from seggeo.models.maskrcnn_paste import paste_spans
 from seggeo.models.maskrcnn_settings import DetectorSettings, complete, read_settings
 from seggeo.models.registry import known_models
 from seggeo.models.weights import load_state, load_strictly, sha256_of
-from seggeo.protocols import ModelInfo, ModelRequest, Prediction, TileImage
+from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImage
 
 log = logging.getLogger(__name__)
 
@@ -59,24 +60,60 @@ def load(request: ModelRequest) -> MaskRCNNSegmenter:
             why="a network without them finds nothing",
             mend="give a file: --weights model.safetensors; or fetch COCO's: seggeo models pull maskrcnn_resnet50_fpn_v2",
         )
-    state, metadata = load_state(request.weights)
-    sha256 = sha256_of(request.weights)
-    architecture = infer_architecture(state, request.weights)
-    chosen = read_settings({**_published(sha256), **metadata.get("seggeo", {})}, request.settings)
+    file = read_file(request.weights)
+    architecture = file.architecture
+    chosen = read_settings(file.facts, request.settings)
     settings = complete(chosen, bands=architecture.bands, classes=architecture.classes)
     device = choose_device(request.device)
-    model = _filled(architecture, settings, state, request.weights).to(device)
+    model = _filled(architecture, settings, file.state, request.weights).to(device)
     batch = request.batch or (BATCH_ON_GPU if device.type == "cuda" else 1)
     log.info(
         "maskrcnn: %s, %d bands, %d classes on %s", architecture.name, architecture.bands, architecture.classes - 1, device
     )
     return MaskRCNNSegmenter(
         model,
-        replace(_info(architecture, settings, sha256, autocast=request.autocast), batch=batch, device=str(device)),
+        replace(info_of(architecture, settings, file.sha256, autocast=request.autocast), batch=batch, device=str(device)),
         settings,
         batch=batch,
         autocast=request.autocast,
     )
+
+
+def calibrate(request: ModelRequest, look: Look) -> dict[str, Any]:
+    """Limits of the bands, from the whole image, for weights that learnt from stretched bands and are not of RGB."""
+    if request.weights is None or len(look.bands) == 3 or "low" in request.settings:
+        return {}
+    facts = read_file(request.weights).facts
+    if "stretch" not in facts or facts.get("low"):
+        return {}
+    low, high = limits_of(look.overview, str(facts["stretch"]))
+    return {"low": list(low), "high": list(high)}
+
+
+load.calibrate = calibrate  # type: ignore[attr-defined]  # the protocol's optional attribute of a factory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorFile:
+    """A weights file and what it says of itself."""
+
+    state: Mapping[str, Tensor]
+    architecture: Architecture
+    facts: Mapping[str, Any]
+    """Settings and information from its metadata; for torchvision's own files, what is known of them."""
+    sha256: str
+
+
+def read_file(path: Path) -> DetectorFile:
+    """The weights of a Mask R-CNN, whoever saved it.
+
+    Raises:
+        ModelError: They cannot be read, are refused, or are of another network.
+    """
+    state, metadata = load_state(path)
+    sha256 = sha256_of(path)
+    facts = {**_published(sha256), **metadata.get("seggeo", {})}
+    return DetectorFile(state=state, architecture=infer_architecture(state, path), facts=facts, sha256=sha256)
 
 
 def _published(sha256: str) -> Mapping[str, float]:
@@ -96,7 +133,8 @@ def _filled(a: Architecture, settings: DetectorSettings, state: Mapping[str, Ten
     return model
 
 
-def _info(a: Architecture, settings: DetectorSettings, sha256: str, *, autocast: bool) -> ModelInfo:
+def info_of(a: Architecture, settings: DetectorSettings, sha256: str | None, *, autocast: bool = False) -> ModelInfo:
+    """What the pipeline needs to know of a network with these settings; one tile at a time, on the CPU."""
     regions = settings.rpn_post * a.pyramid * 49 * 4 * 2
     return ModelInfo(
         name="maskrcnn",
@@ -190,6 +228,12 @@ class MaskRCNNSegmenter:
         return batch
 
     def _scaled(self, pixels: Tensor, dtype: np.dtype[Any]) -> Tensor:
+        """Bands as they are before mean and std."""
+        if self._settings.low:
+            low = torch.tensor(self._settings.low, device=self._device)[:, None, None]
+            high = torch.tensor(self._settings.high, device=self._device)[:, None, None]
+            level: Tensor = (pixels.to(torch.float32) - low) / (high - low).clamp_min(1e-12)
+            return level.clamp(0, 1)
         largest = float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
         return pixels.to(torch.float32) / (self._settings.scale or largest)
 

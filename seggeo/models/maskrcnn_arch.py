@@ -22,6 +22,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from seggeo.errors import ModelError
+from seggeo.models.maskrcnn_body import SMALL, small_body
 from seggeo.models.maskrcnn_settings import DetectorSettings, anchor_sizes
 
 # Blocks per stage and whether they are bottlenecks.
@@ -46,7 +47,11 @@ class Architecture:
     """The shape of one Mask R-CNN; the defaults are torchvision's `maskrcnn_resnet50_fpn`."""
 
     backbone: str = "resnet50"
-    """resnet18, resnet34, resnet50, resnet101 or mobilenet_v3_large."""
+    """resnet18, resnet34, resnet50, resnet101, mobilenet_v3_large or small."""
+    widths: tuple[int, ...] = ()
+    """Channels of the small backbone's stem and stages; none for the others."""
+    blocks: tuple[int, ...] = ()
+    """Blocks of the small backbone's stages."""
     classes: int = 91
     """Outputs of the classifier, background included."""
     bands: int = 3
@@ -75,6 +80,12 @@ class Architecture:
         """As torchvision would call it."""
         return f"maskrcnn_{self.backbone}_fpn" + ("_v2" if self.box_convs and self.mask_norm else "")
 
+
+LIGHT: dict[str, Any] = {
+    "backbone": SMALL, "widths": (24, 48, 96, 160, 256), "blocks": (2, 2, 2, 2), "anchors": 6, "pyramid": 96,
+    "pyramid_norm": True, "box_features": 256, "mask_convs": (64, 64, 64), "mask_hidden": 64,
+}  # fmt: skip
+"""Widths of the detector that is trained where none are named; 5.3 M parameters, 10.6 MB in half precision."""
 
 V2 = {"pyramid_norm": True, "rpn_convs": 2, "box_convs": (256,) * 4, "mask_norm": True}
 """What sets the second version apart: `Architecture(backbone="resnet50", **V2)`."""
@@ -111,6 +122,8 @@ def _read(state: Mapping[str, Tensor], path: Path) -> Architecture:
     inner = "backbone.fpn.inner_blocks.0"
     return Architecture(
         backbone=backbone,
+        widths=_small_widths(state) if backbone == SMALL else (),
+        blocks=_blocks(state) if backbone == SMALL else (),
         classes=_class_count(state, path),
         bands=state[stem].shape[1],
         anchors=state["rpn.head.cls_logits.weight"].shape[0],
@@ -155,26 +168,41 @@ def _backbone(state: Mapping[str, Tensor], path: Path) -> str:
     body = "backbone.body."
     if f"{body}0.0.weight" in state and state.get(f"{body}16.0.weight", state[f"{body}0.0.weight"]).shape[0] == 960:
         return MOBILENET
-    blocks = tuple(_count(state, f"{body}layer{stage}.{{}}.conv1.weight") for stage in (1, 2, 3, 4))
+    blocks = _blocks(state)
+    if f"{body}conv2.weight" in state and all(blocks):  # ResNets have one convolution before their stages
+        return SMALL
     known = RESNETS.get((blocks, f"{body}layer1.0.conv3.weight" in state))
     if known is None or state[f"{body}layer1.0.conv1.weight"].shape[0] != 64:
         raise ModelError(
             what=f"{path} has a backbone that is not known",
             why=f"its ResNet stages have {blocks} blocks" if any(blocks) else "it is no ResNet and no MobileNetV3-large",
-            mend=f"known are {', '.join([*RESNETS.values(), MOBILENET])} with a feature pyramid; "
+            mend=f"known are {', '.join([*RESNETS.values(), MOBILENET, SMALL])} with a feature pyramid; "
             "another model runs as --model my_model.py:MyModel",
         )
     return known
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return len(_channels(state, pattern))
+def _blocks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Blocks in each stage of a ResNet."""
+    return tuple(len(_channels(state, f"backbone.body.layer{stage}.{{}}.conv1.weight")) for stage in (1, 2, 3, 4))
 
 
-def build_model(architecture: Architecture, settings: DetectorSettings) -> MaskRCNN:
+def _small_widths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    names = ("conv1", *(f"layer{stage}.0.conv1" for stage in (1, 2, 3, 4)))
+    return tuple(state[f"backbone.body.{name}.weight"].shape[0] for name in names)
+
+
+def build_model(
+    architecture: Architecture, settings: DetectorSettings, learning: Mapping[str, int] | None = None
+) -> MaskRCNN:  # fmt: skip
     """The torchvision network of that architecture with random weights, limits and thresholds as set.
 
     Its own resizing is the identity for square images of `settings.tile` px.
+
+    Args:
+        architecture: Its shape.
+        settings: What tensors cannot say.
+        learning: torchvision's own keywords that matter in training only, such as `box_batch_size_per_image`.
 
     Raises:
         ConfigError: Anchors that do not fit the architecture.
@@ -194,6 +222,7 @@ def build_model(architecture: Architecture, settings: DetectorSettings) -> MaskR
         mask_head=MaskRCNNHeads(a.pyramid, a.mask_convs, 1, norm_layer=nn.BatchNorm2d if a.mask_norm else None),
         mask_predictor=MaskRCNNPredictor(a.mask_convs[-1], a.mask_hidden, a.classes),
         **_limits(settings),
+        **(learning or {}),
     )
 
 
@@ -210,13 +239,21 @@ def _limits(settings: DetectorSettings) -> dict[str, Any]:
 
 def _feature_pyramid(a: Architecture, bn_eps: float) -> BackboneWithFPN:
     norm = FrozenBatchNorm2d if a.frozen else nn.BatchNorm2d
-    body, levels = _mobilenet(a, norm) if a.backbone == MOBILENET else _resnet(a, norm)
+    body, levels = _body(a, norm)
     for layer in body.modules():
         if isinstance(layer, (FrozenBatchNorm2d, nn.BatchNorm2d)):
             layer.eps = bn_eps
     returned = {name: str(i) for i, name in enumerate(levels)}
     pyramid_norm = nn.BatchNorm2d if a.pyramid_norm else None
     return BackboneWithFPN(body, returned, list(levels.values()), a.pyramid, norm_layer=pyramid_norm)
+
+
+def _body(a: Architecture, norm: type[nn.Module]) -> tuple[nn.Module, dict[str, int]]:
+    """The backbone and the channels of the layers that the pyramid is built on."""
+    if a.backbone == SMALL:
+        levels = {f"layer{stage}": width for stage, width in enumerate(a.widths[1:], 1)}
+        return small_body(a.bands, a.widths, a.blocks, norm), levels
+    return _mobilenet(a, norm) if a.backbone == MOBILENET else _resnet(a, norm)
 
 
 def _resnet(a: Architecture, norm: type[nn.Module]) -> tuple[nn.Module, dict[str, int]]:

@@ -45,6 +45,10 @@ class DetectorSettings:
     """Standard deviation of each band after scaling; ImageNet's for three bands."""
     scale: float = 0.0
     """Value that becomes 1 before mean and std; 0 means the largest of an integer image's type, and 1 for floats."""
+    low: tuple[float, ...] = ()
+    """Value of each band that becomes 0, for models that learnt from stretched bands; replaces `scale`."""
+    high: tuple[float, ...] = ()
+    """Value of each band that becomes 1; what lies beyond is cut off."""
     bn_eps: float = 1e-5
     """Epsilon of the backbone's batch norm; 0 in torchvision's first COCO weights and what was tuned from them."""
     classes: tuple[str, ...] = ()
@@ -66,6 +70,8 @@ class DetectorSettings:
                 raise _bad(name, getattr(self, name), "it is not negative")
         if any(value <= 0 for value in self.std):
             raise _bad("std", self.std, "pixels are divided by it")
+        if len(self.low) != len(self.high) or any(low > high for low, high in zip(self.low, self.high, strict=True)):
+            raise _bad("low", self.low, f"every band needs a low that is not above its high, {_listed(self.high)}")
         if not self.aspect_ratios or any(value <= 0 for value in self.aspect_ratios):
             raise _bad("aspect_ratios", self.aspect_ratios, "a height over a width is positive")
 
@@ -118,6 +124,8 @@ def complete(settings: DetectorSettings, *, bands: int, classes: int) -> Detecto
                 why="a model sees what it was trained on only when its bands are normalised as they were then",
                 mend=f"give {bands}: --set {name}={','.join(['0.5'] * bands)} with the values of the training",
             )
+    if settings.low and len(settings.low) != bands:
+        raise _bad("low", settings.low, f"the model has {bands} bands, and each needs its own")
     names = _class_names(settings.classes, classes)
     return replace(settings, mean=mean, std=std, classes=names, anchors=settings.anchors or ANCHOR_SIZES)
 

@@ -156,6 +156,8 @@ class UNetSegmenter:
         """`(c, h, w)`, 0 to 1, on the device; 0 where there is no data."""
         bands = np.ascontiguousarray(np.moveaxis(image, 2, 0))
         if self._limits is None:
+            if image.shape[2] != 3:  # opened to be calibrated
+                raise _no_limits("", "", image.shape[2])
             values = torch.tensor(bands, device=self._device).float() / 255
         else:
             low, high = (limit[:, None, None] for limit in self._limits)
@@ -197,21 +199,25 @@ def _instances(labels: NDArray[np.int32], found: Decoded) -> Instances:
 
 
 def _limits(settings: UNetSettings, bands: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Values that become 0 and 1, per band; None for images that come as 8 bits.
+    """Values that become 0 and 1, per band; None for images that come as 8 bits, and before they are found.
 
     Raises:
-        ConfigError: Other than three bands and no limits, or not one per band.
+        ConfigError: Not one per band.
     """
-    if bands == 3:
+    if bands == 3 or not (settings.low or settings.high):
         return None
     try:
         low, high = (np.array([float(v) for v in text.split(",")], np.float32) for text in (settings.low, settings.high))
     except ValueError:
         low = high = np.zeros(0, np.float32)
     if len(low) != bands or len(high) != bands:
-        raise ConfigError(
-            what=f"low={settings.low!r} and high={settings.high!r} for a model of {bands} bands",
-            why="every band needs the values that become 0 and 1",
-            mend="leave them out and they are found in the whole image; or give one per band: --set low=0,0 --set high=255,255",
-        )
+        raise _no_limits(settings.low, settings.high, bands)
     return low, high
+
+
+def _no_limits(low: str, high: str, bands: int) -> ConfigError:
+    return ConfigError(
+        what=f"low={low!r} and high={high!r} for a model of {bands} bands",
+        why="every band needs the values that become 0 and 1",
+        mend="leave them out and they are found in the whole image; or give one per band: --set low=0,0 --set high=255,255",
+    )

@@ -281,13 +281,13 @@ def weights_that_were_not_fetched(folder: Path) -> list[str]:
 @case(2, "takes no weights")
 def weights_for_a_model_without_any(folder: Path) -> list[str]:
     write(folder / "a.tif", noise((3, 64, 64)))
-    return ["a.tif", "--weights", "w.pth"]
+    return ["a.tif", *PLAIN[:2], "--weights", "w.pth"]
 
 
 @case(2, "did you mean 'min_area'")
 def an_unknown_setting(folder: Path) -> list[str]:
     write(folder / "a.tif", noise((3, 64, 64)))
-    return ["a.tif", "--set", "min_are=3"]
+    return ["a.tif", *PLAIN[:2], "--set", "min_are=3"]
 
 
 @case(2, "did you mean 'regions'")

@@ -1,0 +1,148 @@
+"""From examples to scenes: labels read as runs, checked, and brought to one list of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seggeo.config import Reading
+from seggeo.errors import ConfigError, SourceError
+from seggeo.geometry import Frame, Window
+from seggeo.instances import Instances
+from seggeo.io import RasterSource, fit_stretch, open_raster
+from seggeo.io.annotations import Annotations, kind_of_labels, open_coco, read_annotations
+from seggeo.io.annotations_coco import Coco
+from seggeo.io.annotations_vector import read_area
+from seggeo.protocols import Pixels
+from seggeo.train.examples import Example
+from seggeo.train.label_checks import Findings, check_any, check_overlap, check_place, check_split
+from seggeo.train.pixels import View
+from seggeo.train.scenes import Scene
+
+OVERVIEW_PX = 2048
+"""Longest side of the overview that fixes the stretch, the same as in `seggeo segment`."""
+
+
+def open_scenes(
+    examples: Sequence[Example], *, reading: Reading | None = None, all_bands: bool = False, allow_overlap: bool = False
+) -> list[Scene]:  # fmt: skip
+    """One scene for every example, with one list of classes and one number of bands.
+
+    Args:
+        examples: What `find_examples` found.
+        reading: Bands, GSD, nodata and stretch of every image; its area of interest is not used: examples have their own.
+        all_bands: True: every band but alpha, for models that take any; False: the three that an RGB model gets.
+        allow_overlap: True: objects may lie on each other (parts in wholes).
+
+    Raises:
+        SourceError: A file that cannot be read, or labels that cannot be learnt from (`label_checks`).
+        ConfigError: Images of different numbers of bands, or a missing attribute.
+    """
+    reading = replace(reading or Reading(), aoi=None)
+    check_split(examples)
+    findings = Findings()
+    jsons: dict[Path, Coco] = {}  # one json may hold the labels of thousands of images
+    opened = [_open(e, reading, jsons, all_bands=all_bands) for e in examples]
+    names = _names(examples)
+    for example, name, each in zip(examples, names, opened, strict=True):
+        check_place(example, each.labels)
+        if not allow_overlap:
+            check_overlap(example, each.labels)
+        findings.note(name, each.labels)
+    check_any((int((~each.labels.crowd).sum()) for each in opened), examples)
+    _check_bands(names, opened)
+    classes = tuple(dict.fromkeys(c for each in opened for c in each.labels.classes))
+    findings.warn()
+    return [_scene(e, n, o, classes) for e, n, o in zip(examples, names, opened, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    view: View
+    frame: Frame
+    bands: int
+    dtype: str
+    labels: Annotations
+    whole: Window
+
+
+def _open(example: Example, reading: Reading, jsons: dict[Path, Coco], *, all_bands: bool) -> _Opened:
+    with open_raster(str(example.image), reading, native=all_bands) as source:
+        frame = source.frame
+        first = source.read(Window(row=0, col=0, height=1, width=1)).data
+        stretch = fit_stretch(_sample(source, first, reading.stretch), reading.stretch)
+    labels = _labels(example, frame, jsons)
+    return _Opened(
+        view=View(path=str(example.image), reading=reading, all_bands=all_bands, stretch=stretch), frame=frame,
+        bands=first.shape[2], dtype=first.dtype.name, labels=labels, whole=frame.window,
+    )  # fmt: skip
+
+
+def _sample(source: RasterSource, first: NDArray[np.generic], spec: str) -> Pixels:
+    """What the stretch is fitted to; 8-bit values that pass as they are need no overview."""
+    if first.dtype == np.uint8 and spec in ("auto", "none"):
+        return Pixels(data=first, valid=np.ones((1, 1), np.bool_))
+    return source.overview(OVERVIEW_PX)
+
+
+def _labels(example: Example, frame: Frame, jsons: dict[Path, Coco]) -> Annotations:
+    if kind_of_labels(example.labels) == "coco":
+        if example.labels not in jsons:
+            jsons[example.labels] = open_coco(example.labels)
+        return jsons[example.labels].annotations(example.coco_image, frame)
+    labels = read_annotations(example.labels, frame, attribute=example.attribute)
+    return _with_classes(labels, example) if example.class_of_id else labels
+
+
+def _with_classes(labels: Annotations, example: Example) -> Annotations:
+    missing = [int(i) for i in labels.ids if int(i) not in example.class_of_id]
+    if missing:
+        raise SourceError(
+            what=f"{len(missing)} objects of {example.labels} have no class, for example id {missing[0]}",
+            why="the index names a class for each id",
+            mend="add them, or take the column classes away",
+        )
+    classes = tuple(sorted(set(example.class_of_id.values())))
+    label = np.array([classes.index(example.class_of_id[int(i)]) for i in labels.ids], np.int32)
+    return replace(labels, instances=replace(labels.instances, label=label), classes=classes)
+
+
+def _scene(example: Example, name: str, opened: _Opened, classes: tuple[str, ...]) -> Scene:
+    labels = opened.labels
+    place = np.array([classes.index(c) for c in labels.classes], np.int32)
+    instances: Instances = replace(labels.instances, label=place[labels.instances.label])
+    return Scene(
+        name=name, view=opened.view, frame=opened.frame, bands=opened.bands, dtype=opened.dtype,
+        objects=instances.take(~labels.crowd), ids=labels.ids[~labels.crowd], crowd=instances.take(labels.crowd),
+        cut=np.zeros(int((~labels.crowd).sum()), np.bool_), classes=classes, areas=(opened.whole,), weight=example.weight,
+        known=None if example.aoi is None else read_area(example.aoi, opened.frame),
+        group=example.group or name, split=example.split, kind=example.kind,
+    )  # fmt: skip
+
+
+def _names(examples: Sequence[Example]) -> list[str]:
+    """File names, with as many folders before them as tell them apart, and a number where nothing does."""
+    names = [e.image.name for e in examples]
+    if len(set(names)) < len(names):
+        names = ["/".join(e.image.absolute().parts[-3:]) for e in examples]
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
+
+
+def _check_bands(names: Sequence[str], opened: Sequence[_Opened]) -> None:
+    counts: Mapping[int, str] = {each.bands: name for name, each in zip(names, opened, strict=True)}
+    if len(counts) > 1:
+        listed = ", ".join(f"{name} {count}" for count, name in sorted(counts.items()))
+        raise ConfigError(
+            what="the images have different numbers of bands",
+            why=f"a model takes one number: {listed}",
+            mend="choose bands that all have with --bands, or train on images of one kind",
+        )

@@ -1,0 +1,72 @@
+"""Tiny labelled images that a tiny network learns from in seconds, and the command line that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage import draw
+from support_io import write
+
+from seggeo.train.examples import find_examples
+from seggeo.train.scene_opening import open_scenes
+from seggeo.train.scenes import Scene
+
+TINY = ("--set", "widths=8,8,16", "--crop", "64", "--batch", "2", "--rate", "0.01", "--device", "cpu")
+"""Options of `seggeo train unet` for a network of 11 thousand parameters."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no threads that wait for each other where cores are scarce."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def discs(seed: int, shape: tuple[int, int] = (160, 192), count: int = 40) -> NDArray[np.int32]:
+    """Labels of discs of 5 to 9 px radius that do not touch."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    for _ in range(count * 4):
+        radius = rng.uniform(5, 9)
+        centre = (rng.uniform(0, shape[0]), rng.uniform(0, shape[1]))
+        if not labels[draw.disk(centre, radius + 2, shape=shape)].any():
+            labels[draw.disk(centre, radius, shape=shape)] = labels.max() + 1
+    return labels
+
+
+def lit(labels: NDArray[np.int32], bands: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    """`(bands, h, w)`: bright objects on dark noise."""
+    noise = np.random.default_rng(seed).normal(0, 6, (bands, *labels.shape))
+    return np.clip(np.where(labels > 0, 180, 50) + noise, 0, 255).astype(np.uint8)
+
+
+def write_pair(
+    folder: Path, name: str, labels: NDArray[np.int32], image: NDArray[np.generic] | None = None, **more: object
+) -> Path:
+    """NAME.tif beside NAME_label.tif; the path of the image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = lit(labels) if image is None else image
+    write(folder / f"{name}_label.tif", labels[None].astype("uint16"), **more)
+    write(folder / f"{name}.tif", image, **more)
+    return folder / f"{name}.tif"
+
+
+def data_folder(folder: Path, images: int = 2) -> Path:
+    """A folder that `seggeo train` learns from."""
+    for i in range(images):
+        write_pair(folder, f"img{i}", discs(i))
+    return folder
+
+
+def one_scene(folder: Path, labels: NDArray[np.int32], image: NDArray[np.generic] | None = None) -> Scene:
+    """An image and its labels as training opens them."""
+    return open_scenes(find_examples([write_pair(folder, "one", labels, image)]), all_bands=True)[0]
