@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The bundled overhead weights: DATA is a folder with banepa/ and kampala/.
+#   scripts/weights/overhead.sh DATA WORK
+set -euo pipefail
+data=$1 work=$2
+here=$(cd "$(dirname "$0")" && pwd)
+bundled=$here/../../seggeo/models/weights_bundled
+mkdir -p "$work"
+python "$here/overhead_data.py" "$data" "$work"
+common=(--gsd 0.3 --zoom 0.55,1.6 --batch 4 --crop 256)
+seggeo train unet "$work/train.csv" -o "$work/first" --steps 750 --epoch 750 --seed 1 "${common[@]}"
+seggeo train unet "$work/train.csv" -o "$work/second" --weights "$work/first/model.safetensors" --minutes "${MINUTES:-75}" --epoch 250 "${common[@]}"
+python "$here/pack.py" "$work/second/model.safetensors" "$bundled/overhead.safetensors" "$here/overhead.json"
+python "$here/measure.py" "$work/train.csv" overhead "$work/val"
+python "$here/measure.py" "$work/test.csv" overhead "$work/test"
