@@ -54,13 +54,11 @@ def evaluate(  # noqa: PLR0913 - one for each option
         "attribute": attribute, "pred_attribute": pred_attribute, "run": run, "image": image, "groups": groups, "where": where,
         "allow_missing": allow_missing, **({} if threshold is None else {"thresholds": _numbers(threshold)}),
     }  # fmt: skip
-    from seggeo.evaluation.figure import check_plotting, draw_figure
+    from seggeo.evaluation.figure import draw_figure
     from seggeo.evaluation.inputs import picture_of
     from seggeo.evaluation.options import options_from
     from seggeo.evaluation.rows import write_csv
 
-    if figure is not None:
-        check_plotting()
     options = options_from(asked)
     result = _run(pred, truth, options)
     if per_object is not None:

@@ -2,7 +2,7 @@
 
 1. `_view` picks the part of the image to show: all of it, or where the errors are densest.
 2. `_ground` reads the picture there, `_paint` lays the objects over it.
-3. `draw_figure` puts both panels on a sheet with matplotlib, an optional extra.
+3. `draw_figure` puts both panels on a sheet with matplotlib.
 """
 
 from __future__ import annotations
@@ -23,28 +23,12 @@ from seggeo.geometry import Window
 from seggeo.instances import Instances
 
 Picture = NDArray[np.float32]
-EXTRA = "plot"
 _MOST = 1024
 """Longest side of the part that is shown, px: outlines are still to be seen."""
 _GREEN, _BLUE, _RED = (0.20, 0.85, 0.30), (0.20, 0.50, 1.00), (1.00, 0.22, 0.20)
 _BLANK = 0.12
 _LONGEST_NAME = 40
 _FILL = 0.25
-
-
-def check_plotting() -> None:
-    """Refuse early where matplotlib is missing.
-
-    Raises:
-        ConfigError: It is.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ConfigError(
-            what="a figure needs matplotlib", why="it is not installed: seggeo asks for it in an extra only",
-            mend=f'pip install "seggeo[{EXTRA}]"',
-        )  # fmt: skip
 
 
 def draw_figure(evaluation: Evaluation, path: Path, image: Path | None = None) -> Path:
@@ -56,11 +40,9 @@ def draw_figure(evaluation: Evaluation, path: Path, image: Path | None = None) -
         image: The picture of the image shown; without it objects lie on dark ground.
 
     Raises:
-        ConfigError: matplotlib is missing.
         OutputError: `path` cannot be written.
         SourceError: `image` cannot be read.
     """
-    check_plotting()
     from matplotlib.figure import Figure
 
     sheet = Figure(figsize=(15, 8.4), layout="constrained")
