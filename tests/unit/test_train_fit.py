@@ -67,13 +67,13 @@ def without_clock(values):
 
 
 def test_the_loss_falls(scene):
-    seen = run(trainer(scene, steps=40, epoch=1))
+    seen = run(trainer(scene, steps=30, epoch=1))
     total = [sum(p.losses.values()) for p in seen]
 
-    assert np.mean(total[-8:]) < 0.6 * np.mean(total[:4])
+    assert np.mean(total[-6:]) < 0.6 * np.mean(total[:4])
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+@pytest.mark.parametrize("stop", [3, 4])
 def test_resumed_is_uninterrupted_bit_for_bit(scene, tmp_path, stop):
     whole = trainer(scene)
     seen = run(whole)
