@@ -94,7 +94,7 @@ class _Bar:
     def _opened() -> Any:
         from tqdm import tqdm
 
-        layout = "{l_bar}{bar}| {elapsed}, {postfix}"
+        layout = "{l_bar}{bar}| {elapsed}{postfix}"
         return tqdm(total=100, unit="%", file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=layout)
 
 

@@ -10,9 +10,11 @@ import pytest
 from scipy import ndimage
 from support_unet import save_network, toy_network, whole_tile
 
+from seggeo.config import Reading
 from seggeo.errors import ConfigError, ModelError
 from seggeo.geometry import Frame, Window
 from seggeo.models.bundled import find_bundled
+from seggeo.models.preferences import preferred
 from seggeo.models.unet import calibrate, load
 from seggeo.models.unet_settings import UNetCard, UNetSettings, read_card
 from seggeo.models.unet_size import Sized, choose_scale, diameter_of, look_at, weigh
@@ -218,3 +220,11 @@ def test_calibration_finds_the_values_of_bands_that_are_not_rgb(tmp_path):
 
     np.testing.assert_allclose(low, np.percentile(image.reshape(-1, 4), 2, axis=0))
     np.testing.assert_allclose(high, np.percentile(image.reshape(-1, 4), 98, axis=0))
+
+
+def test_weights_say_how_their_images_are_read_unless_the_user_does(tmp_path):
+    path = save_network(toy_network(), tmp_path / "toy.safetensors", stretch="percent:1,99", bands=(3, 2, 1))
+
+    assert preferred(Reading(), path) == Reading(stretch="percent:1,99", bands=(3, 2, 1))
+    assert preferred(Reading(stretch="none", bands=(1, 1, 1)), path) == Reading(stretch="none", bands=(1, 1, 1))
+    assert preferred(Reading(), None) == Reading()
