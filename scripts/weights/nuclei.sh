@@ -10,7 +10,7 @@ python "$here/nuclei_data.py" "$data" "$work"
 # Sizes of 9 to 48 px: every image is zoomed to all of them. Two stages, so that the second starts warm.
 common=(--diameter 9,48 --stretch percent:1,99.8 --batch 4 --crop 256)
 seggeo train unet "$work/train.csv" -o "$work/first" --steps 1500 --epoch 1500 --seed 1 "${common[@]}"
-seggeo train unet "$work/train.csv" -o "$work/second" --weights "$work/first/model.safetensors" --minutes "${MINUTES:-88}" "${common[@]}"
+seggeo train unet "$work/train.csv" -o "$work/second" --weights "$work/first/model.safetensors" --steps "${STEPS:-6400}" "${common[@]}"
 python "$here/pack.py" "$work/second/model.safetensors" "$bundled/nuclei.safetensors" "$here/nuclei.json"
 python "$here/measure.py" "$work/train.csv" nuclei "$work/val"
 python "$here/measure.py" "$work/test.csv" nuclei "$work/test"
