@@ -99,7 +99,7 @@ def _architecture(recipe: Recipe, scenes: Sequence[Scene], file: DetectorFile | 
 def learnt_settings(recipe: Recipe, scenes: Sequence[Scene], architecture: Architecture) -> dict[str, Any]:
     """Settings that fit the labels, by name of `DetectorSettings`.
 
-    Limits are three times what the densest image holds in a window: the bounds are those of `docs/models.md`.
+    The limit on detections is three times what the densest image holds in a window, 300 to 2000.
     """
     sides = seen_sides(scenes, Augmentation(scale=recipe.zoom, diameter=recipe.diameter), recipe.seed)
     strides = _STRIDES.get(architecture.backbone, (4, 8, 16, 32, 64))
