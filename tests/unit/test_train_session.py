@@ -9,7 +9,7 @@ import stat
 import numpy as np
 import pytest
 from safetensors import safe_open
-from support_train import data_folder, discs, lit, one_thread, write_pair
+from support_train import FAST, data_folder, discs, lit, one_thread, write_pair
 
 from seggeo.config import Reading
 from seggeo.errors import BusyError, ConfigError, ModelError, OutputError, ResourceError, SourceError
@@ -17,13 +17,7 @@ from seggeo.train import folder, session
 from seggeo.train.examples import find_examples
 from seggeo.train.fit import Progress
 from seggeo.train.recipe import Recipe
-from seggeo.train.scene_opening import open_scenes
 from seggeo.train.session import About, Epoch, Running, Started, train
-from seggeo.train.tasks import make_task
-
-FAST = {
-    "minutes": 0.0, "steps": 6, "epoch": 3, "crop": 32, "batch": 2, "rate": 0.01, "set": {"widths": "8,8,16"},
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -369,35 +363,10 @@ def test_all_files_of_a_shapefile_are_part_of_the_data(tmp_path):
     assert sorted(path[-4:] for path in found) == [".dbf", ".prj", ".shp", ".tif"]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"model": "yolo"}, {"crop": 100}, {"crop": 0}, {"batch": 0}, {"rate": -1.0}, {"rate": float("nan")}, {"val": 0.0},
-        {"val": 1.0}, {"seed": -1}, {"minutes": 0.0, "steps": 0}, {"minutes": float("nan")}, {"minutes": float("inf")},
-        {"steps": -1}, {"diameter": (9.0, 3.0)}, {"zoom": (0.0, 1.0)},
-    ],
-)  # fmt: skip
-def test_recipes_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(ConfigError):
-        Recipe(**{**FAST, **wrong})
-
-
 @pytest.mark.parametrize("wrong", [{"set": {"depth": 3}}, {"set": {"widths": "8"}}, {"set": {"widths": "8,8,8,8,8,8"}}])
 def test_shapes_that_cannot_be_are_refused(data, tmp_path, wrong):
     with pytest.raises(ConfigError):
         next(go(data, tmp_path / "out", crop=96, **wrong))
-
-
-def test_images_of_unknown_resolution_are_known_by_the_size_of_their_objects(tmp_path):
-    for i in range(2):
-        write_pair(tmp_path / "d", f"i{i}", discs(i), geo=False)
-    scenes = open_scenes(find_examples([tmp_path / "d"]))
-
-    for sizes, low, high in (((14.0, 16.0), 14.0, 16.0), ((8.0, 32.0), 9.6, 26.7)):
-        card = make_task(Recipe(**FAST, diameter=sizes), scenes, None).card()
-        assert card["diameters"] == pytest.approx([low, high], rel=0.01)
-        assert card["gsd"] == 0
-    assert 11 < make_task(Recipe(**FAST), scenes, None).card()["diameter"] < 17
 
 
 def test_images_of_very_different_resolution_are_warned_of(tmp_path):
