@@ -17,6 +17,10 @@ _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical density of hematoxylin, eosin and DAB in red, green and blue (Ruifrok and Johnston 2001)."""
 
 
+_AS_IT_IS = 0.2
+"""Share of crops whose objects keep about their size though a range of sizes is given."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
     """How far a crop may depart from its image."""
@@ -24,7 +28,7 @@ class Augmentation:
     scale: tuple[float, float] = (0.8, 1.25)
     """Least and greatest zoom."""
     diameter: tuple[float, float] | None = None
-    """Range, px, that the median object of an image is zoomed to; None leaves it to `scale`."""
+    """Range, px, that the median object of an image is zoomed to, its middle most; None leaves it to `scale`."""
     free_rotation: float = 0.3
     """Share of crops turned by any angle; all others by right angles."""
     colour: bool = True
@@ -36,10 +40,13 @@ class Augmentation:
 def zoom(augmentation: Augmentation, median_diameter: float, rng: np.random.Generator) -> float:
     """How much larger an object becomes: at times to any size of the range, else about as it is."""
     low, high = augmentation.scale
-    if augmentation.diameter is None or median_diameter <= 0 or rng.random() < 0.4:
+    if augmentation.diameter is None or median_diameter <= 0 or rng.random() < _AS_IT_IS:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
     small, large = augmentation.diameter
-    wanted = np.exp(rng.uniform(np.log(small), np.log(large)))
+    if small == large:
+        return float(np.clip(small / median_diameter, 0.35, 3.0))
+    # Images are brought near the middle of the range when they are segmented: the ends are for sizes misjudged.
+    wanted = np.exp(rng.triangular(np.log(small), np.log(small * large) / 2, np.log(large)))
     return float(np.clip(wanted / median_diameter, 0.35, 3.0))
 
 
@@ -64,7 +71,7 @@ def relight(image: Image, augmentation: Augmentation, rng: np.random.Generator) 
     if rng.random() < 0.25:
         sigma = rng.uniform(0.3, 1.3)
         image = ndimage.gaussian_filter(image, (sigma, sigma, 0))
-    if rng.random() < 0.4:
+    if rng.random() < _AS_IT_IS:
         grain = rng.normal(0, rng.uniform(0.005, 0.05), image.shape[:2] + (1 if rng.random() < 0.5 else image.shape[2],))
         image = image + grain.astype(np.float32)
     return np.clip(image, 0, 1).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from seggeo.protocols import ModelRequest
 from seggeo.train.recipe import Recipe
 from seggeo.train.sampler import Sample, median_diameter
 from seggeo.train.scenes import Scene
+from seggeo.train.unet_growth import widened
 from seggeo.train.unet_targets import unet_targets
 
 _LIKE_GSD = 1.5
@@ -99,7 +100,7 @@ class UNetTask:
 
 
 def unet_task(recipe: Recipe, scenes: Sequence[Scene], weights: Path | None) -> UNetTask:
-    """The task of a recipe; weights to start from bring their shape along.
+    """The task of a recipe; weights to start from bring their widths along, or grow to those of the recipe.
 
     Raises:
         ModelError: Weights of another network, or for other bands or classes.
@@ -107,11 +108,11 @@ def unet_task(recipe: Recipe, scenes: Sequence[Scene], weights: Path | None) -> 
     """
     classes = scenes[0].classes or ("object",)
     shape = UNetShape(bands=scenes[0].bands, classes=len(classes), **_shape_settings(recipe))
-    state = None
+    model = None
     if weights is not None:
         model, old = read_model(ModelRequest(name=NAME, weights=weights))
-        _check_fit(weights, old, shape, classes, recipe)
-        shape, state = old.shape, model.state_dict()
+        _check_fit(weights, old, shape, classes)
+        shape = replace(shape, widths=shape.widths if "widths" in recipe.set else old.shape.widths)
     if recipe.crop % shape.stride:
         raise ConfigError(
             what=f"samples of {recipe.crop} px for {len(shape.widths)} widths",
@@ -121,12 +122,12 @@ def unet_task(recipe: Recipe, scenes: Sequence[Scene], weights: Path | None) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         task = UNetTask(shape, _card(recipe, scenes, shape, classes))
-    if state is not None:
-        task.network.load_state_dict(state)
+        if model is not None:
+            task.network = widened(model, shape)
     return task
 
 
-def _check_fit(weights: Path, old: UNetCard, shape: UNetShape, classes: tuple[str, ...], recipe: Recipe) -> None:
+def _check_fit(weights: Path, old: UNetCard, shape: UNetShape, classes: tuple[str, ...]) -> None:
     """Refuse weights of a network that is not the one to be trained."""
     if (old.shape.bands, old.shape.classes) != (shape.bands, shape.classes):
         raise ModelError(
@@ -134,12 +135,6 @@ def _check_fit(weights: Path, old: UNetCard, shape: UNetShape, classes: tuple[st
             why=f"it takes {old.shape.bands} bands and tells {old.shape.classes} classes; the data have {shape.bands} and "
             f"{shape.classes}: {', '.join(classes)}",
             mend="leave --weights out, or choose --bands",
-        )
-    if "widths" in recipe.set and old.shape.widths != shape.widths:
-        raise ModelError(
-            what=f"{weights} has other widths than {','.join(map(str, shape.widths))}",
-            why=f"its own are {','.join(map(str, old.shape.widths))}, and weights keep their shape",
-            mend="leave --set widths out",
         )
 
 

@@ -13,6 +13,8 @@ from support_train import FAST, data_folder, discs, lit, one_thread, write_pair
 
 from seggeo.config import Reading
 from seggeo.errors import BusyError, ConfigError, ModelError, OutputError, ResourceError, SourceError
+from seggeo.models.unet import read_model
+from seggeo.protocols import ModelRequest
 from seggeo.train import folder, session
 from seggeo.train.examples import find_examples
 from seggeo.train.fit import Progress
@@ -323,13 +325,20 @@ def test_weights_of_another_network_are_refused(data, whole, tmp_path):
 
     with pytest.raises(ModelError, match="takes 3 bands"):
         next(go(five, tmp_path / "out", running=begin, all_bands=True))
-    with pytest.raises(ModelError, match="has other widths"):
-        next(go(data, tmp_path / "out", running=begin, set={"widths": "8,16"}))
+    with pytest.raises(ConfigError, match="cannot become one of 8,4,16"):
+        next(go(data, tmp_path / "out", running=begin, set={"widths": "8,4,16"}))
     with pytest.raises(ModelError):
         next(go(data, tmp_path / "out", running=Running(device="cpu", weights=tmp_path / "junk.safetensors")))
     with pytest.raises(ModelError):
         next(go(data, tmp_path / "out", running=Running(device="cpu", weights=tmp_path / "nowhere.safetensors")))
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_grow_to_the_widths_asked_for(data, whole, tmp_path):
+    begin = Running(device="cpu", weights=whole[0] / folder.WEIGHTS)
+    list(go(data, tmp_path / "out", running=begin, steps=2, set={"widths": "8,12,24"}))
+    model, card = read_model(ModelRequest(name="unet", weights=tmp_path / "out" / folder.WEIGHTS))
+    assert card.shape.widths == (8, 12, 24) == model.shape.widths
 
 
 def test_training_begins_with_given_weights(data, whole, tmp_path):
