@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,3 +77,23 @@ def data_folder(folder: Path, images: int = 2) -> Path:
 def one_scene(folder: Path, labels: NDArray[np.int32], image: NDArray[np.generic] | None = None) -> Scene:
     """An image and its labels as training opens them."""
     return open_scenes(find_examples([write_pair(folder, "one", labels, image)]), all_bands=True)[0]
+
+
+def coco_of(images: Sequence[Path], labels: Path, path: Path) -> Path:
+    """A COCO json with run lengths made by pycocotools, of images and the label rasters named like them."""
+    from pycocotools import mask
+    from rasterio import open as open_raster
+
+    entries, listed = [], []
+    for number, image in enumerate(images, 1):
+        with open_raster(labels / f"{image.stem}.png") as ds:
+            ids = ds.read(1)
+        listed.append({"id": number, "file_name": image.name, "height": ids.shape[0], "width": ids.shape[1]})
+        for i in range(1, int(ids.max()) + 1):
+            packed = mask.encode(np.asfortranarray(ids == i).astype(np.uint8))
+            entries.append({
+                "id": len(entries) + 1, "image_id": number, "category_id": 4, "iscrowd": 0,
+                "segmentation": {"size": packed["size"], "counts": packed["counts"].decode()},
+            })  # fmt: skip
+    path.write_text(json.dumps({"images": listed, "annotations": entries, "categories": [{"id": 4, "name": "nucleus"}]}))
+    return path

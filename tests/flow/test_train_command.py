@@ -14,7 +14,7 @@ from support_annotations import SHARED, at_pixels, polygon_file, utm_frame
 from support_docs import DOCS, code_blocks, tables
 from support_flow import COMMAND, call, clean_environment, features, has_escapes, succeed
 from support_io import write
-from support_train import TINY, data_folder, discs, lit, one_thread, write_pair
+from support_train import TINY, coco_of, data_folder, discs, lit, one_thread, write_pair
 
 from seggeo.train import folder
 
@@ -36,26 +36,6 @@ def facts(out):
 
 def train(*args, cwd, steps=4):
     return succeed("train", "unet", *args, *TINY, "--steps", str(steps), "--epoch", "1000", "--json", "-o", "out", cwd=cwd)
-
-
-def coco_of(images, labels, path):
-    """A COCO json with run lengths made by pycocotools."""
-    from pycocotools import mask
-    from rasterio import open as open_raster
-
-    entries, listed = [], []
-    for number, image in enumerate(images, 1):
-        with open_raster(labels / f"{image.stem}.png") as ds:
-            ids = ds.read(1)
-        listed.append({"id": number, "file_name": image.name, "height": ids.shape[0], "width": ids.shape[1]})
-        for i in range(1, int(ids.max()) + 1):
-            packed = mask.encode(np.asfortranarray(ids == i).astype(np.uint8))
-            entries.append({
-                "id": len(entries) + 1, "image_id": number, "category_id": 4, "iscrowd": 0,
-                "segmentation": {"size": packed["size"], "counts": packed["counts"].decode()},
-            })  # fmt: skip
-    path.write_text(json.dumps({"images": listed, "annotations": entries, "categories": [{"id": 4, "name": "nucleus"}]}))
-    return path
 
 
 @needs_shared
