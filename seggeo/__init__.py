@@ -14,7 +14,7 @@ _HOMES = {
     "Execution": "seggeo.config", "Frame": "seggeo.geometry", "Instances": "seggeo.instances", "Objects": "seggeo.instances",
     "Pixels": "seggeo.protocols", "Prediction": "seggeo.protocols", "SeggeoError": "seggeo.errors",
     "Settings": "seggeo.config", "TileGrid": "seggeo.tiling", "TileImage": "seggeo.protocols", "Window": "seggeo.geometry",
-    "evaluate": "seggeo.evaluation.api", "segment": "seggeo.api", "segment_array": "seggeo.api",
+    "count_cells": "seggeo.api", "evaluate": "seggeo.evaluation.api", "segment": "seggeo.api", "segment_array": "seggeo.api",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names above are strings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.config import settings_from
+from seggeo.errors import SeggeoError
 from seggeo.instances import Instances, concat
 from seggeo.merge.readings import owned
 from seggeo.merge.sweep import sweep
@@ -37,6 +38,48 @@ def segment(path: str | Path, out: str | Path | None = None, **settings: Any) ->
         if isinstance(event, Summary):
             summary = event.to_json()
     return summary
+
+
+def count_cells(paths: str | Path | Sequence[str | Path], out: str | Path, **settings: Any) -> dict[str, Any]:
+    """Count the cells of slides, as `seggeo count-cells` does; writes the same files into `out` but for the report.
+
+    Args:
+        paths: Files, folders, globs or manifest CSVs.
+        out: Folder of the results.
+        **settings: Options by their field name in `seggeo.config`, and `pixels=True` to measure in pixels where the
+            resolution is unknown.
+
+    Returns:
+        `counts`: a row for each slide, as in `counts.csv`; `regions`: rows as in `regions.csv`; `errors`: by slide id
+        what was refused.
+
+    Raises:
+        SeggeoError: What concerns all slides; one that fails alone is among the errors.
+    """
+    from seggeo.run.count import COUNT_DEFAULTS, NOT_THE_SLIDES, Counted, Counting, count_slide
+    from seggeo.run.count_folder import check_folder, write_tables
+    from seggeo.run.slides import Slide, find_slides
+
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    pixels = bool(settings.pop("pixels", False))
+    chosen, execution = settings_from({**COUNT_DEFAULTS, **settings})
+    slides = find_slides([str(path) for path in given])
+    check_folder(Path(out))
+    how = Counting(settings=chosen, execution=execution, out=Path(out), pixels=pixels)
+    counted: list[Counted] = []
+    failures: list[tuple[Slide, SeggeoError]] = []
+    for slide in slides:
+        try:
+            counted += [event for event in count_slide(slide, how) if isinstance(event, Counted)]
+        except SeggeoError as error:
+            if error.exit_code in NOT_THE_SLIDES:
+                raise
+            failures.append((slide, error))
+        write_tables(how.out, counted, failures)
+    return {
+        "counts": [dict(done.row) for done in counted], "regions": [dict(row) for done in counted for row in done.regions],
+        "errors": {slide.id: str(error) for slide, error in failures},
+    }  # fmt: skip
 
 
 def segment_array(

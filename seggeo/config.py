@@ -19,6 +19,11 @@ AUTO = "auto"
 """The model that is chosen for the image, or for the weights."""
 
 
+def _check_length(name: str, value: float | None, unit: str, example: str) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ConfigError(what=f"{name} {value} {unit}", why="it is a length", mend=f"use --{name} {example}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """How an input is read; everything here changes what a model sees."""
@@ -31,6 +36,14 @@ class Reading:
     """Value that means no data, instead of the file's own."""
     aoi: Path | None = None
     """Vector file of polygons; pixels outside them are not data."""
+    mpp: float | None = None
+    """Micrometres per full-resolution pixel of a microscopy image, where the file does not say or is wrong."""
+    work_mpp: float | None = None
+    """Micrometres per pixel of the work grid of a slide; None: what the model prefers, else full resolution."""
+    channel: tuple[str, ...] | None = None
+    """Channels of a slide by name, or by number from 1; None: a stain of nuclei, else the first, for RGB models."""
+    tissue: str = "none"
+    """auto finds the tissue and reads nothing else; none reads everything; or a file: a mask image or GeoJSON."""
     stretch: str = "auto"
     """auto, none, minmax, percent:LOW,HIGH or LOW,HIGH in the file's own values."""
     allow_vrt: bool = False
@@ -45,6 +58,8 @@ class Reading:
             raise ConfigError(
                 what=f"a GSD of {self.gsd} m", why="it is the side of a pixel on the ground", mend="use --gsd 0.3"
             )
+        _check_length("mpp", self.mpp, "um", "0.5")
+        _check_length("work-mpp", self.work_mpp, "um", "0.5")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +114,10 @@ class Output:
     """Tolerance of polygon simplification, metres on the ground whatever the CRS; 0 keeps pixel edges."""
     preview: bool = True
     """Draw a PNG beside the result."""
+    regions: Path | None = None
+    """GeoJSON of areas on a slide, as QuPath exports it: tables say which one each cell lies in."""
+    positive: str | None = None
+    """Which cells count as positive: `dab>0.25`, a stain or channel and what its mean must exceed."""
 
     def __post_init__(self) -> None:
         if not self.format:
@@ -121,18 +140,13 @@ class Settings:
     """Model settings by name, JSON values."""
     diameter: float | None = None
     """Typical diameter of an object, px of the work grid; becomes a setting of models that take it."""
-    mpp: float | None = None
-    """Micrometres per px of the work grid; likewise."""
     reading: Reading = field(default_factory=Reading)
     tiling: Tiling = field(default_factory=Tiling)
     merge: Merge = field(default_factory=Merge)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        for name, unit, example in (("diameter", "px", "30"), ("mpp", "um", "0.5")):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(what=f"{name} {value} {unit}", why="it is a length", mend=f"use --{name} {example}")
+        _check_length("diameter", self.diameter, "px", "30")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

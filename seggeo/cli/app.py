@@ -12,6 +12,7 @@ import typer
 
 from seggeo import __version__
 from seggeo.cli import inspect, models
+from seggeo.cli.count_cells import count_cells
 from seggeo.cli.evaluate import evaluate
 from seggeo.cli.segment import segment
 from seggeo.cli.train import train
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Turn images bigger than memory into objects.",
 )  # fmt: skip
 app.command()(segment)
+app.command("count-cells")(count_cells)
 app.command()(evaluate)
 app.command()(train)
 app.command()(inspect.info)

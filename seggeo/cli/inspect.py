@@ -32,7 +32,7 @@ def info(
     import seggeo.io as image_io
 
     settings, _ = settings_from({"allow_vrt": bool(allow_vrt)})
-    source = image_io.open_raster(file, settings.reading, native=True)
+    source = image_io.open_source(file, settings.reading, native=True)
     try:
         _show(source.describe(), json_)
     finally:

@@ -48,7 +48,22 @@ Diameter = Annotated[
     float | None, _option("diameter", "estimated", "Typical diameter of an object, px, for models that take it.", MODEL)
 ]
 Mpp = Annotated[
-    float | None, _option("mpp", "unknown", "Micrometres per pixel of a microscopy image, for models that take it.", MODEL)
+    float | None, _option("mpp", "unknown", "Micrometres per pixel of a microscopy image that does not say it.", INPUT)
+]
+WorkMpp = Annotated[
+    float | None, _option("work-mpp", "the model's", "Micrometres per pixel to work at on a slide of known resolution.", INPUT)
+]
+Channel = Annotated[
+    str | None, _option("channel", "of nuclei, else the first", "Channels of a slide by name or number: DAPI,2.", INPUT)
+]
+Tissue = Annotated[
+    str | None, _option("tissue", "none", "Read tissue alone: auto, none, or a mask image or GeoJSON of it.", INPUT)
+]
+Regions = Annotated[
+    Path | None, _option("regions", "", "GeoJSON of areas, as QuPath exports it; tables say which one a cell lies in.", WRITING)
+]
+Positive = Annotated[
+    str | None, _option("positive", "", "Which cells are positive: dab>0.25, a stain's OD or a channel's mean.", WRITING)
 ]
 Set = Annotated[list[str] | None, _option("set", "", "A setting of the model, key=value; repeat for more.", MODEL)]
 Nested = Annotated[str | None, _option("nested", "all", "Masks inside masks (sam): all, whole, part or flat.", MODEL)]
@@ -99,8 +114,10 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.", rich_help_panel=RUNNING)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.", rich_help_panel=RUNNING)]
 
-NOT_SETTINGS = frozenset({"ctx", "inputs", "out", "config", "dry_run", "json_", "quiet", "verbose", "nested"})
-"""Parameters of `segment` that are not fields of a settings record; `nested` is a model setting with a name of its own."""
+NOT_SETTINGS = frozenset(
+    {"ctx", "inputs", "out", "config", "dry_run", "json_", "quiet", "verbose", "nested", "slides", "pixels"}
+)
+"""Parameters of commands that are not fields of a settings record; `nested` is a model setting with a name of its own."""
 
 
 def gather(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -160,6 +177,8 @@ def _converted(name: str, value: Any) -> Any:
             return tuple(_number(name, v, int) for v in _split(value))
         case "format":
             return tuple(dict.fromkeys(_typed(name, v, str) for v in _split(value)))
+        case "channel":
+            return tuple(str(v) for v in _split(value))
         case "set":
             return pairs(value)
         case "simplify":

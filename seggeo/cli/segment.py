@@ -17,11 +17,11 @@ import typer
 from seggeo.cli import options as o
 from seggeo.cli.inputs import expand
 from seggeo.cli.talk import Talk, first_failure
-from seggeo.config import Execution, Settings, settings_from
+from seggeo.config import Execution, Reading, Settings, settings_from
 from seggeo.errors import ConfigError, IncompleteError, SeggeoError, StoppedError
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Rasters: files, globs or addresses.", show_default=False)
+    list[str], typer.Argument(metavar="INPUT...", help="Rasters and slides: files, globs or addresses.", show_default=False)
 ]
 
 
@@ -35,6 +35,9 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     diameter: o.Diameter = None,
     mpp: o.Mpp = None,
     nested: o.Nested = None,
+    work_mpp: o.WorkMpp = None,
+    channel: o.Channel = None,
+    tissue: o.Tissue = None,
     bands: o.Bands = None,
     gsd: o.Gsd = None,
     nodata: o.Nodata = None,
@@ -49,6 +52,8 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     min_score: o.MinScore = None,
     format: o.Format = None,
     simplify: o.Simplify = None,
+    regions: o.Regions = None,
+    positive: o.Positive = None,
     preview: o.Preview = None,
     overwrite: o.Overwrite = None,
     workers: o.Workers = None,
@@ -163,7 +168,7 @@ def _segment_one(job: _Job, talk: Talk) -> dict[str, Any]:
         try:
             for event in events:
                 if isinstance(event, Plan):
-                    progress = _started(job.name, event, talk)
+                    progress = announced(job.name, job.settings, event, talk)
                 elif isinstance(event, PartReport) and progress is not None:
                     is_new = True
                     progress.add(event, resumed=event.resumed)
@@ -176,7 +181,7 @@ def _segment_one(job: _Job, talk: Talk) -> dict[str, Any]:
     return summary
 
 
-def _started(name: str, plan: Any, talk: Talk) -> Any:
+def announced(name: str, asked: Settings, plan: Any, talk: Talk) -> Any:
     """The first words about an input, and the progress of its tiles."""
     from seggeo.cli.progress import Progress
     from seggeo.run.plan import public_name
@@ -188,6 +193,8 @@ def _started(name: str, plan: Any, talk: Talk) -> Any:
         talk.say(f"  auto took {job.choice['model']} because {job.choice['why']}; choose another with --model")
     if sized := job.model["settings"].get("sized"):
         talk.say(f"  size: {sized}; say otherwise with --diameter or --mpp")
+    if asked.reading.gsd != (gsd := plan.settings.reading.gsd):
+        talk.say(f"  read at {gsd:.3g} m a pixel, as the weights have learnt; say otherwise with --gsd")
     core = (job.tile - job.overlap) ** 2 / 1e6
     return Progress(tiles=len(job.grid), megapixels_per_tile=core, quiet=talk.quiet)
 
@@ -234,7 +241,7 @@ def _plan_facts(asked: _Job, origin: dict[str, str]) -> dict[str, Any]:
     workers, _ = choose_workers(
         execution.workers, device=plan.segmenter.info.device, memory_bytes=needs["memory_bytes"], parts=len(job.parts)
     )
-    chosen = {**to_json(settings), **to_json(execution)}
+    chosen = {**to_json(plan.settings), **to_json(execution)}
     for group in ("reading", "tiling", "merge", "output"):
         chosen.update(chosen.pop(group))
     chosen.update(tile=job.tile, overlap=job.overlap, set=dict(job.model["settings"]), bands=list(job.reading["bands"]))
@@ -249,11 +256,14 @@ def _plan_facts(asked: _Job, origin: dict[str, str]) -> dict[str, Any]:
 
 
 def _origin(name: str, origin: dict[str, str], plan: Any) -> str:
-    """Where a setting's value comes from: an option, a variable, a file, the model, or the default."""
+    """Where a setting's value comes from: an option, a variable, a file, the weights, the model, or the default."""
     info = plan.segmenter.info
     of_model = {"tile": info.tile, "overlap": info.overlap, "set": info.settings, "batch": None}
     if name in origin:
         return origin[name]
+    reading = plan.settings.reading
+    if hasattr(reading, name) and getattr(reading, name) != getattr(Reading(), name):
+        return "the weights"
     return "the model" if of_model.get(name) and getattr(plan.job, name, of_model[name]) == of_model[name] else "default"
 
 

@@ -44,7 +44,7 @@ Steps = Annotated[int, _option("steps", "Budget of batches; 0: none. The same st
 Batch = Annotated[int, _option("batch", "Samples in a batch.", LEARNING, "4")]
 Crop = Annotated[int, _option("crop", "Side of a sample, px.", LEARNING, "256")]
 Rate = Annotated[float | None, _option("rate", "Greatest learning rate.", LEARNING, "the model's")]
-EpochSteps = Annotated[int, _option("epoch", "Batches between validations.", LEARNING, "500")]
+EpochSteps = Annotated[int, _option("epoch", "Batches between validations; the weights of the best are kept.", LEARNING, "500")]
 Diameter = Annotated[
     str | None,
     _option("diameter", "Train over object sizes, px: 9,48; for images of unknown resolution.", LEARNING, "as they are"),

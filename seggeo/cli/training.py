@@ -26,29 +26,33 @@ def run(events: Generator[Any, None, None], out: Path, talk: Talk) -> None:
     from seggeo.train.schedule import Progress
     from seggeo.train.session import Epoch, Started
 
-    finished = False
+    finished, best = False, None
     with _stopping(out) as stop, closing(events), closing(_Bar(talk=talk)) as bar:
         for event in events:
             # Only a validation may be broken off anywhere: its state is on disk. A step may not.
             stop.defers = not (isinstance(event, Progress) and event.is_epoch)
             if isinstance(event, Started):
-                finished = event.is_finished
+                finished, best = event.is_finished, event.best
                 talk.say(_introduction(event))
             elif isinstance(event, Progress):
                 bar.show(event)
             elif isinstance(event, Epoch):
+                best = event.best
                 bar.say(_judged(event))
-                talk.result({"step": event.progress.step, "losses": event.progress.losses, **event.judgement.metrics})
+                talk.result(_as_json(event))
             stop.heed()
         stop.defers = False
     if finished:
         talk.say("it is finished: its budget is used up; a longer --minutes or --steps goes on")
-    _farewell(out, talk)
+    _farewell(out, talk, best)
 
 
-def _farewell(out: Path, talk: Talk) -> None:
+def _farewell(out: Path, talk: Talk, best: Any) -> None:
     from seggeo.train import folder
 
+    if best is not None:
+        scores = [f", {name} {value:.3f}" for name, value in (("PQ", best.pq), ("AP50", best.ap50)) if value is not None]
+        talk.say(f"the best validation was at batch {best.step}{''.join(scores)}; the weights are those")
     talk.say(f"weights {out / folder.WEIGHTS}, curves {out / folder.CURVES}, pictures {out / folder.PICTURES}")
     talk.say(f"use them: seggeo segment IMAGE --weights {shlex.quote(str(out / folder.WEIGHTS))}")
 
@@ -110,6 +114,11 @@ def _judged(event: Any) -> str:
     p, metrics = event.progress, event.judgement.metrics
     scores = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None)
     return f"batch {p.step}, {p.seconds / 60:.1f} min: loss {sum(p.losses.values()):.4f}, {scores}"
+
+
+def _as_json(event: Any) -> dict[str, Any]:
+    p = event.progress
+    return {"step": p.step, "losses": p.losses, **event.judgement.metrics, "is_best": event.best.step == p.step}
 
 
 class _Stop(BaseException):

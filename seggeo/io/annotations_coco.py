@@ -7,8 +7,6 @@ Several polygons of one object are united, as pycocotools does.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from seggeo.errors import ConfigError, SourceError
 from seggeo.geometry import Frame
 from seggeo.instances import Instances, concat
+from seggeo.io.annotations_coco_json import load_json
 from seggeo.io.annotations_coco_rle import column_runs_to_spans, unpack
 from seggeo.io.annotations_record import Annotations, size_mismatch
 from seggeo.io.annotations_scanline import Outlines, fill
@@ -130,8 +129,7 @@ def open_coco(path: Path, dataset: Path | None = None) -> Coco:
 
 def _load(path: Path) -> Any:
     try:
-        text = path.read_bytes()
-        return json.loads(gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text)
+        return load_json(path)
     except (OSError, ValueError, EOFError, RecursionError) as error:
         raise SourceError(what=f"{path} is no COCO json", why=str(error), mend=_BROKEN) from error
 
@@ -199,7 +197,7 @@ def _masks(
             chosen = some[first : first + _MASKS]
             try:
                 instances, kept = make([entries[i]["segmentation"] for i in chosen], image)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, OverflowError, TypeError, ValueError) as error:
                 raise SourceError(what=f"a segmentation of {path} is damaged", why=str(error), mend=_BROKEN) from error
             batches.append(instances)
             positions.append(np.array(chosen, np.int64)[kept])

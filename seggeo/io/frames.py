@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, sqrt
 
 from affine import Affine
@@ -29,12 +30,22 @@ def file_frame(ds: DatasetReader) -> Frame:
     )  # fmt: skip
 
 
+def with_mpp(frame: Frame, mpp: float | None) -> Frame:
+    """`frame` in micrometres where the user knows the resolution of an image that has no place on the ground."""
+    if mpp is None or frame.crs is not None or frame.unit != "px":
+        return frame
+    return replace(frame, spacing=(1.0, mpp, mpp), unit="um")
+
+
 def gsd_step(frame: Frame, reading: Reading, *, name: str) -> tuple[float, float]:
     """Full-resolution rows and columns in one pixel of the work grid that the settings ask for.
 
     Raises:
         ConfigError: A GSD for an image without georeference, or so fine that the work grid passes the pixel limit.
     """
+    if frame.unit == "um" and reading.work_mpp is not None:
+        rows, cols = reading.work_mpp / frame.spacing[1], reading.work_mpp / frame.spacing[2]
+        return (1.0, 1.0) if abs(rows - 1) < _SAME and abs(cols - 1) < _SAME else (rows, cols)
     if reading.gsd is None:
         return 1.0, 1.0
     if frame.crs is None and frame.transform.is_identity:

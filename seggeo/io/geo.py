@@ -26,7 +26,7 @@ from seggeo.io.bands import BandPlan, choose_bands
 from seggeo.io.blocks import Decoded
 from seggeo.io.checks import Input, check_input, read_header
 from seggeo.io.describe import describe
-from seggeo.io.frames import file_frame, gsd_step, scaled
+from seggeo.io.frames import file_frame, gsd_step, scaled, with_mpp
 from seggeo.io.levels import Level, open_level
 from seggeo.io.opening import GDAL_ERRORS, check_dataset, damaged, gdal_settings, open_dataset
 from seggeo.io.overview import is_cheap, sample_level
@@ -88,7 +88,7 @@ class RasterSource:
         self._lock = threading.RLock()
         self._plan: BandPlan = choose_bands(ds, reading, native=native, name=entry.name)
         self._sparse = _sparse(ds, entry)
-        self._file_frame = file_frame(ds)
+        self._file_frame = with_mpp(file_frame(ds), reading.mpp)
         self._full = Level(ds, entry=entry, plan=self._plan, sparse=self._sparse, full=ds.shape)
         self._view = self._make_view(gsd_step(self._file_frame, reading, name=entry.name))
         self._area = None if reading.aoi is None else load_aoi(reading.aoi, self._file_frame.crs)

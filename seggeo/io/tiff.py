@@ -87,7 +87,7 @@ def read_directories(path: str) -> list[Directory]:
     try:
         with open(path, "rb") as file:
             return _walk(file)
-    except (struct.error, ValueError, KeyError) as error:
+    except (struct.error, ValueError, KeyError, OSError, OverflowError) as error:
         raise SourceError(
             what=f"{path} is a damaged TIFF",
             why=f"its directory of blocks cannot be read ({error})",

@@ -4,7 +4,9 @@
 2. `fluorescence_of`: most of the picture is one dark ground, what is bright on it is grey or of pure colours.
 3. `stain_of`: on light ground, what absorbs light absorbs green most (haematoxylin and eosin, optical density against the
    scene's own white, Ruifrok and Johnston 2001), unlike soil, roofs and brown stains (blue) or water and leaves (red).
-4. `choose` takes the bundled model for the kind, or `threshold` where there is none, and says why.
+4. `noise_of`: one band of 16 bits, low and narrow values, neighbours that have nothing in common: a camera that saw nothing.
+   A stretch makes such a field gray, so that the file's own values are looked at.
+5. `choose` takes the bundled model for the kind, or `threshold` where there is none, and says why.
 
 The limits lie in the middle of the gaps that the shared images leave; `docs/models.md` has the table.
 """
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.models.threshold import otsu
-from seggeo.protocols import Look, TileImage
+from seggeo.protocols import Look, Pixels, TileImage
 
 FALLBACK = "threshold"
 BUNDLED_FOR = {"fluorescence": "nuclei", "H&E": "nuclei", "overhead": "overhead"}
@@ -38,6 +40,12 @@ STAINED = 0.5
 """Share of the absorbed light that purple and pink pixels account for; lowest of H&E 0.61, highest of overhead 0.42."""
 WHITE = 120
 """Least gray value of the ground of stained tissue in each band; lowest seen 149."""
+FAINT = 1024
+"""Value of 16 bits that nine tenths of a field without objects do not pass; highest seen 165."""
+NARROW = 0.5
+"""Share of their median over which these values spread, from the 2nd percentile; highest seen 0.19, with objects 2.0."""
+GRAINY = 0.25
+"""Least mean difference of neighbours against that of any two pixels: noise 1, least of empty fields 0.54, terrain near 0."""
 _PIXELS = 250_000
 """Pixels that are looked at."""
 _ABSORBING = 0.2
@@ -56,14 +64,15 @@ class Choice:
     """One line, to be read after "because"."""
 
 
-def choose(look: Look, available: Collection[str]) -> Choice:
+def choose(look: Look, available: Collection[str], raw: Pixels | None = None) -> Choice:
     """The model for an image.
 
     Args:
         look: A look at it in stretched RGB.
         available: Names of bundled weights.
+        raw: Its overview in the file's own values, where they are known.
     """
-    kind, why = kind_of(look)
+    kind, why = kind_of(look, raw)
     bundled = BUNDLED_FOR.get(kind)
     if bundled is None:
         return Choice(model=FALLBACK, kind=kind, why=why)
@@ -72,8 +81,8 @@ def choose(look: Look, available: Collection[str]) -> Choice:
     return Choice(model=bundled, kind=kind, why=why)
 
 
-def kind_of(look: Look) -> tuple[str, str]:
-    """The kind of image (fluorescence, H&E, overhead or unknown) and the reason, one line."""
+def kind_of(look: Look, raw: Pixels | None = None) -> tuple[str, str]:
+    """The kind of image (fluorescence, H&E, overhead or unknown) and the reason, one line; arguments as for `choose`."""
     if look.frame.crs is not None:
         return _overhead(look)
     pixels = _sample(look.overview)
@@ -85,6 +94,11 @@ def kind_of(look: Look) -> tuple[str, str]:
     stained = stain_of(pixels)
     if stained >= STAINED:
         return "H&E", f"pink and purple on light ground ({stained:.0%} of the stain) look like H&E"
+    noise = None if raw is None or len(set(look.bands)) > 1 else noise_of(raw)
+    if noise is not None:
+        low, high = noise
+        values = f"{low:.0f} to {high:.0f} of 65535"
+        return "fluorescence", f"most of it is the noise of dark ground ({values}), as in fluorescence with hardly an object"
     return "unknown", "it has no CRS and looks like neither fluorescence nor H&E"
 
 
@@ -129,6 +143,26 @@ def fluorescence_of(pixels: NDArray[np.int64]) -> tuple[float | None, float]:
     pure = float((is_grey | is_pure)[is_bright].mean())
     looks_so = ground <= DARK and level - ground >= CONTRAST and pure >= PURE
     return (ground if looks_so else None), share
+
+
+def noise_of(raw: Pixels) -> tuple[float, float] | None:
+    """Values between which nine tenths of a dark field of noise lie; None unless the first band looks like one.
+
+    Args:
+        raw: `(h, w, c)` in the file's own values; other types than unsigned 16 bits are never taken for one.
+    """
+    values = raw.data[..., 0]
+    if values.dtype != np.uint16 or not raw.valid.any():
+        return None
+    low, middle, high = np.percentile(values[raw.valid], (2, 50, 90))
+    if high > FAINT or high - low > NARROW * middle:
+        return None
+    level = np.clip(values.astype(np.float64), low, high)
+    pairs = raw.valid[:, 1:] & raw.valid[:, :-1]
+    step = np.abs(np.diff(level, axis=1))[pairs]
+    spread = np.abs(level - middle)[raw.valid]
+    is_noise = len(step) > 0 and step.mean() >= GRAINY * np.sqrt(2) * spread.mean() > 0
+    return (float(low), float(high)) if is_noise else None
 
 
 def stain_of(pixels: NDArray[np.int64]) -> float:

@@ -1,9 +1,9 @@
-"""The bundled kind of model: a U-Net whose fields are those of the whole image, and objects gathered by voting.
+"""The bundled kind of model: a U-Net whose fields are those of the whole image, and objects gathered by voting or by stars.
 
 1. `load` reads weights and what they say of themselves; `calibrate` settles, once for the job, at which share of the
    image's resolution the network works.
 2. A tile comes with its context; `compute_fields` gives the fields, of which the part within the context is exact.
-3. `decode` gathers objects in a somewhat larger window, which is then cut to the tile's.
+3. `decode`, or `decode_stars`, gathers objects in a somewhat larger window, which is then cut to the tile's.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from seggeo.geometry import Window
 from seggeo.instances import Instances
 from seggeo.models.band_limits import limits_of
 from seggeo.models.device import choose_device
-from seggeo.models.unet_arch import UNet, folded
+from seggeo.models.unet_arch import UNet, folded, without_rays
 from seggeo.models.unet_decode import Decoded, decode
 from seggeo.models.unet_fields import Fields, compute_fields, lattice_of
 from seggeo.models.unet_resample import nearest_scale
 from seggeo.models.unet_settings import NAME, UNetCard, UNetSettings, read_card, settings_of
 from seggeo.models.unet_size import TRIED, WINDOW, WINDOWS, choose_scale, is_sure, look_at, weigh
+from seggeo.models.unet_stars import decode_stars
 from seggeo.models.weights import load_state, load_strictly, sha256_of
 from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImage
 
@@ -39,6 +40,8 @@ DECODE_REACH = 32
 """Pixels of fields, beyond a tile's window, in which its objects are gathered."""
 _BYTES_PER_PIXEL = 340
 """Working memory of one image pixel at scale 1: peak RSS grew by 244 to 328 bytes a pixel, one to four views."""
+_BYTES_PER_RAY = 20
+"""Likewise for each star distance, which comes back at the image's resolution: 5 bytes with one view, 19 with eight."""
 
 
 def load(request: ModelRequest) -> UNetSegmenter:
@@ -118,6 +121,7 @@ class UNetSegmenter:
 
     def __init__(self, model: UNet, card: UNetCard, settings: UNetSettings, *, sha256: str | None = None) -> None:
         scale = settings.ratio or Fraction(1)
+        model = model if settings.group == "stars" else without_rays(model)
         self._model, self._settings, self._scale = model, settings, scale
         self._device = next(model.parameters()).device
         self._lattice = lattice_of(model, scale)
@@ -128,7 +132,7 @@ class UNetSegmenter:
         self.info = ModelInfo(
             name=NAME, classes=card.classes, exclusive=True, native=bands != 3, channels=bands, weights_sha256=sha256,
             settings={**settings.to_json(), "scale": str(scale)}, tile=tile, overlap=settings.overlap,
-            memory_bytes=int((tile + 2 * self._lattice.context) ** 2 * _BYTES_PER_PIXEL * max(float(scale), 0.25) ** 2),
+            memory_bytes=int((tile + 2 * self._lattice.context) ** 2 * _bytes_per_pixel(model.shape.rays, float(scale))),
             device=str(self._device), context=self._lattice.context + DECODE_REACH, stride=self._lattice.stride,
         )  # fmt: skip
 
@@ -144,7 +148,7 @@ class UNetSegmenter:
         """Fields of a window that begins at a multiple of the stride: `(h, w, c)` as the pipeline gives it."""
         with torch.inference_mode():
             found = compute_fields(self._model, self._prepared(image, valid), self._scale, self._settings.flips)
-        if not np.isfinite(found.chance).all():
+        if not (np.isfinite(found.chance).all() and np.isfinite(found.rays).all()):
             raise ModelError(
                 what="the network gave NaN or infinite values",
                 why="the weights are damaged, or the tile holds values far from those of the training",
@@ -170,16 +174,28 @@ class UNetSegmenter:
         fields = self.fields(tile.image, tile.valid)
         # The lattice may have given more context than was asked for: what is gathered must not depend on that.
         around = tile.tile.window.grow(DECODE_REACH, within=tile.extent)
-        found = decode(*self._inside(fields, tile, around), self._settings.decoding())
+        found = self._gathered(self._inside(fields, tile, around))
         labels = found.labels if self._scale <= 1 else coarser(found.labels, int(self._scale))
         labels = np.where(tile.valid[around.slices(tile.extent)], labels, 0)
         return _instances(labels[tile.tile.window.slices(around)], found)
 
-    def _inside(self, fields: Fields, tile: TileImage, around: Window) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Chances and offsets of a window of the raster."""
+    def _gathered(self, fields: Fields) -> Decoded:
+        d = self._settings.decoding()
+        return decode_stars(fields, d) if self._settings.group == "stars" else decode(fields.chance, fields.offset, d)
+
+    def _inside(self, fields: Fields, tile: TileImage, around: Window) -> Fields:
+        """Fields of a window of the raster."""
         finer = max(1, int(self._scale))
         rows, cols = (slice(s.start * finer, s.stop * finer) for s in around.slices(tile.extent))
-        return fields.chance[:, rows, cols], fields.offset[:, rows, cols]
+        return Fields(
+            chance=fields.chance[:, rows, cols], seed=fields.seed[rows, cols], offset=fields.offset[:, rows, cols],
+            rays=fields.rays[:, rows, cols],
+        )  # fmt: skip
+
+
+def _bytes_per_pixel(rays: int, scale: float) -> float:
+    """Working memory of one image pixel."""
+    return _BYTES_PER_PIXEL * max(scale, 0.25) ** 2 + _BYTES_PER_RAY * rays * max(scale, 1.0) ** 2
 
 
 def coarser(labels: NDArray[np.int32], factor: int) -> NDArray[np.int32]:

@@ -9,14 +9,17 @@ Ronneberger et al. 2015 (U-Net), Shi et al. 2016 (sub-pixel output), Cheng et al
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from seggeo.errors import ConfigError
 
 FOLD = 2
 """Side of the image block that becomes channels."""
@@ -32,7 +35,14 @@ class UNetShape:
     widths: tuple[int, ...] = field(default=(32, 64, 128, 256))
     """Channels at half, quarter, ... resolution."""
     rays: int = 0
-    """Star distances per pixel beside the offsets; 0 for none."""
+    """Star distances per pixel beside the offsets, a multiple of 4 so that flips map rays on rays; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.rays and (self.rays % 4 or not 8 <= self.rays <= 128):
+            raise ConfigError(
+                what=f"rays={self.rays}", why="a network tells 8 to 128 star distances, a multiple of 4, or 0",
+                mend="--set rays=32",
+            )  # fmt: skip
 
     @property
     def stride(self) -> int:
@@ -80,7 +90,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(w[0], shape.channels * FOLD**2, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Class logits, seed, offsets (units of 8 px, rows then columns) and rays of each pixel."""
+        """Class logits, seed, offsets (units of 8 px, rows then columns) and rays (likewise) of each pixel."""
         x = self.encode[0](self.stem(F.pixel_unshuffle(image, FOLD)))
         skips = [x]
         for down, encode in zip(self.down, list(self.encode)[1:], strict=True):
@@ -109,3 +119,16 @@ def folded(model: UNet) -> UNet:
             block[0] = fuse_conv_bn_eval(block[0], block[1])
             block[1] = nn.Identity()
     return own.to(memory_format=torch.channels_last)
+
+
+def without_rays(model: UNet) -> UNet:
+    """The network without its star distances: all other fields, at the price of a network that never had rays."""
+    if not model.shape.rays:
+        return model
+    own = copy.deepcopy(model)
+    own.shape = replace(model.shape, rays=0)
+    own.head.out_channels = own.shape.channels * FOLD**2
+    for name, values in model.head.named_parameters():
+        kept = values.detach()[: own.head.out_channels].clone()
+        setattr(own.head, name, nn.Parameter(kept, requires_grad=values.requires_grad))
+    return own

@@ -38,6 +38,10 @@ class Decoding:
     """Smallest object, px."""
     min_score: float = 0.5
     """Least mean probability of an object."""
+    peak: float = 0.25
+    """Least seed times chance of a pixel that speaks for a star."""
+    nms: float = 0.4
+    """Of two stars that share more than this of the smaller one the better stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,18 @@ def decode(chances: NDArray[np.float32], offset: NDArray[np.float32], d: Decodin
     pile = _joined(row, col, at_row, at_col, pile, d)[pile]
     labels = np.zeros(chance.shape, np.int32)
     labels[row, col] = pile
+    return settled(labels, chances, d)
+
+
+def settled(labels: Labels, chances: NDArray[np.float32], d: Decoding) -> Decoded:
+    """Objects of labels that any grouping has made: connected, without holes, neither too small nor too unsure; with classes.
+
+    Args:
+        labels: `(h, w)`, 0 for background.
+        chances: `(k, h, w)` as in `decode`.
+        d: Thresholds.
+    """
+    chance = chances[0] if len(chances) == 1 else chances.sum(axis=0)
     labels, score = _cleaned(labels, chance, d)
     return Decoded(labels=labels, score=score, label=_classes(labels, chances, len(score)))
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from seggeo.models.unet_arch import UNet
+from seggeo.models.unet_arch import UNet, UNetShape
 from seggeo.models.unet_resample import resample
 
 OFFSET_UNIT = 8.0
-"""Pixels of the network's scale that one unit of an offset means."""
+"""Pixels of the network's scale that one unit of an offset or of a ray means."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class Fields:
     """`(h, w)` distance to the object's boundary over the greatest in the object."""
     offset: NDArray[np.float32]
     """`(2, h, w)` to the object's centre, px of these fields, rows then columns."""
+    rays: NDArray[np.float32]
+    """`(rays, h, w)` to the object's boundary along each of `ray_directions`, px of these fields; `(0, h, w)` without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,12 @@ class Lattice:
     """Windows begin at multiples of this, image px."""
     context: int
     """Image px around a pixel that can change its fields."""
+
+
+def ray_directions(rays: int) -> NDArray[np.float64]:
+    """Unit steps `(rays, 2)`, rows then columns: the first along +columns, then equal angles by way of +rows."""
+    angle = 2 * np.pi * np.arange(rays) / rays
+    return np.stack([np.sin(angle), np.cos(angle)], axis=1)
 
 
 def lattice_of(model: UNet, scale: Fraction) -> Lattice:
@@ -69,19 +77,20 @@ def compute_fields(model: UNet, image: Tensor, scale: Fraction, flips: int) -> F
     stride = lattice_of(model, scale).stride
     padded = F.pad(image[None], (0, -width % stride, 0, -height % stride), mode="replicate")
     raw = _averaged(model, resample(padded, scale) - 0.5, flips)
-    raw[:, -2 - model.shape.rays : raw.shape[1] - model.shape.rays] *= OFFSET_UNIT
+    k = model.shape.classes
+    raw[:, k + 1 :] *= OFFSET_UNIT
+    raw[:, k + 3 :].clamp_(0, model.shape.context)  # it cannot know of a boundary that it does not see
     back = max(Fraction(1), scale)
     if scale < 1:
         raw = resample(raw, 1 / scale)
-        raw[:, -2 - model.shape.rays : raw.shape[1] - model.shape.rays] *= float(1 / scale)
+        raw[:, k + 1 :] *= float(1 / scale)
     rows, cols = ceil(height * back), ceil(width * back)
-    k = model.shape.classes
     out = raw[0, :, :rows, :cols].cpu().numpy()
-    return Fields(chance=out[:k], seed=out[k], offset=out[k + 1 : k + 3])
+    return Fields(chance=out[:k], seed=out[k], offset=out[k + 1 : k + 3], rays=out[k + 3 :])
 
 
 def _averaged(model: UNet, image: Tensor, flips: int) -> Tensor:
-    """Class probabilities without background, seed and offsets, `(1, k + 3 + rays, h, w)`, averaged over views."""
+    """Class probabilities without background, seed, offsets and rays, `(1, k + 3 + rays, h, w)`, averaged over views."""
     total: Tensor | None = None
     for view in range(flips):
         fields = _seen(model, image, view)
@@ -100,15 +109,29 @@ def _seen(model: UNet, image: Tensor, view: int) -> Tensor:
     if view & 4:
         turned = turned.transpose(2, 3)
     fields: Tensor = model(turned.contiguous(memory_format=torch.channels_last))
-    first = model.shape.classes + 2  # the row offset
     if view & 4:
         fields = fields.transpose(2, 3)
-        order = list(range(fields.shape[1]))
-        order[first], order[first + 1] = first + 1, first
+    order = _channels_of(model.shape, view)
+    if order != sorted(order):
         fields = fields[:, order]
     if sides:
         fields = torch.flip(fields, sides)
+    first = model.shape.classes + 2  # the row offset
     sign = torch.ones(fields.shape[1], device=fields.device)
     sign[first] = -1.0 if view & 2 else 1.0
     sign[first + 1] = -1.0 if view & 1 else 1.0
     return fields * sign[None, :, None, None] if view & 3 else fields
+
+
+def _channels_of(shape: UNetShape, view: int) -> list[int]:
+    """Where a view has each channel of the image: exchanged axes exchange the offsets, and rays are seen along other ones."""
+    order = list(range(shape.channels))
+    first, n = shape.classes + 2, shape.rays
+    if view & 4:
+        order[first], order[first + 1] = first + 1, first
+    for ray in range(n):
+        seen = n // 2 - ray if view & 1 else ray
+        seen = -seen if view & 2 else seen
+        seen = n // 4 - seen if view & 4 else seen
+        order[first + 2 + ray] = first + 2 + seen % n
+    return order

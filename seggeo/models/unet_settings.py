@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from seggeo.errors import ModelError
+from seggeo.errors import ConfigError, ModelError
 from seggeo.models.settings import bad_setting, parse_settings
 from seggeo.models.unet_arch import UNetShape
 from seggeo.models.unet_decode import Decoding
@@ -39,6 +39,12 @@ class UNetSettings:
     """Smallest object, px at the network's scale."""
     min_score: float = 0.5
     """Least mean probability of an object."""
+    group: Literal["votes", "stars"] = "votes"
+    """How pixels become objects: votes for centres, or stars, for weights with star distances."""
+    peak: float = 0.25
+    """Stars: least seed times probability of a pixel that speaks for an object."""
+    nms: float = 0.4
+    """Stars: of two that share more than this of the smaller one the better stays."""
     low: str = ""
     """Values that become 0, one per band, for models of other than three bands; settled once for the job."""
     high: str = ""
@@ -53,7 +59,7 @@ class UNetSettings:
     def __post_init__(self) -> None:
         if self.flips not in (1, 2, 4, 8):
             raise bad_setting(type(self), "flips", self.flips, model=NAME, why="is 1, 2, 4 or 8")
-        for name in ("foreground", "min_score"):
+        for name in ("foreground", "min_score", "peak", "nms"):
             if not 0 <= getattr(self, name) < 1:
                 raise bad_setting(type(self), name, getattr(self, name), model=NAME, why="lies between 0 and 1")
         for name in ("diameter", "mpp", "smooth", "join", "min_area"):
@@ -76,8 +82,9 @@ class UNetSettings:
     def decoding(self) -> Decoding:
         """The thresholds of the decoding."""
         return Decoding(
-            foreground=self.foreground, smooth=self.smooth, join=self.join, min_area=self.min_area, min_score=self.min_score
-        )
+            foreground=self.foreground, smooth=self.smooth, join=self.join, min_area=self.min_area,
+            min_score=self.min_score, peak=self.peak, nms=self.nms,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -138,8 +145,15 @@ def settings_of(card: UNetCard, chosen: Mapping[str, Any]) -> UNetSettings:
     """Defaults, then what the weights say, then what the user set.
 
     Raises:
-        ConfigError: A setting that does not exist or has no such value.
+        ConfigError: A setting that does not exist or has no such value, or stars of weights without star distances.
     """
     known = {f.name for f in fields(UNetSettings)}
     tuned = {name: value for name, value in card.settings.items() if name in known}
-    return parse_settings(UNetSettings, {**tuned, **chosen}, model=NAME)
+    settings = parse_settings(UNetSettings, {**tuned, **chosen}, model=NAME)
+    if settings.group == "stars" and not card.shape.rays:
+        raise ConfigError(
+            what="group=stars, but these weights know no star distances",
+            why="only a training with rays learns them",
+            mend="use --set group=votes, or train with them: seggeo train unet ... --set rays=32",
+        )
+    return settings

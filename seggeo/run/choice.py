@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from seggeo.errors import ConfigError
 from seggeo.models.architecture import architecture_of
 from seggeo.models.bundled import bundled_models, find_bundled
 from seggeo.models.registry import resolve_weights
-from seggeo.protocols import Look, ModelRequest
+from seggeo.protocols import Look, ModelRequest, Pixels
 from seggeo.run.segmenters import factory_of, is_custom
 
 
@@ -57,15 +57,20 @@ def _of_weights(weights: str) -> Chosen:
     return Chosen(name=name, weights=path, choice={"model": name, "kind": None, "why": "the weights are for it"})
 
 
-def model_for(look: Look | None) -> Chosen:
-    """What `auto` takes for an image; `look` shows stretched RGB, None where its bands make none."""
+def model_for(look: Look | None, raw: Pixels | None = None) -> Chosen:
+    """What `auto` takes for an image.
+
+    Args:
+        look: Shows stretched RGB; None where its bands make none.
+        raw: Its overview in the file's own values.
+    """
     from seggeo.models.auto import FALLBACK, choose
 
     if look is None:
         why = "its bands make no colour picture"
         return Chosen(name=FALLBACK, weights=None, choice={"model": FALLBACK, "kind": "unknown", "why": why})
     available = {bundled.name: bundled for bundled in bundled_models()}
-    taken = choose(look, available)
+    taken = choose(look, available, raw)
     bundled = available.get(taken.model)
     choice = {"model": taken.model, "kind": taken.kind, "why": taken.why}
     if bundled is None:
@@ -73,17 +78,29 @@ def model_for(look: Look | None) -> Chosen:
     return Chosen(name=bundled.model, weights=bundled.path, choice=choice)
 
 
-def request_for(chosen: Chosen, settings: Settings, execution: Execution) -> ModelRequest:
+def request_for(chosen: Chosen, settings: Settings, execution: Execution, mpp: float | None = None) -> ModelRequest:
     """What the model is asked, sizes of objects and pixels among its settings.
+
+    Args:
+        chosen: The model.
+        settings: What the user asked for.
+        execution: How it is run.
+        mpp: Micrometres per pixel of the work grid, where they tell how large objects are; models without use for it
+            do not get it.
 
     Raises:
         ConfigError: No such model, or sizes for one that takes none.
     """
-    sizes = {name: getattr(settings, name) for name in ("diameter", "mpp") if getattr(settings, name) is not None}
+    sizes = {} if settings.diameter is None else {"diameter": settings.diameter}
     request = ModelRequest(
         name=chosen.name, weights=chosen.weights, settings={**settings.set, **sizes}, device=execution.device,
         batch=execution.batch, autocast=execution.autocast,
     )  # fmt: skip
+    if is_custom(chosen.name) and settings.reading.mpp is not None:
+        told = settings.reading.work_mpp or settings.reading.mpp
+        return replace(request, settings={**request.settings, "mpp": told})
+    if mpp is not None and not sizes and not is_custom(chosen.name) and getattr(factory_of(request), "sizes", False):
+        return replace(request, settings={**request.settings, "mpp": mpp})
     if sizes and not is_custom(chosen.name) and not getattr(factory_of(request), "sizes", False):
         by_auto = "" if chosen.choice is None else f" (which auto took because {chosen.choice['why']})"
         raise ConfigError(

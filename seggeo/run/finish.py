@@ -22,12 +22,17 @@ from seggeo.instances import Instances
 from seggeo.job import Job
 from seggeo.merge.resolve import Tally
 from seggeo.merge.sweep import sweep
+from seggeo.output.cells_table import Extras
 from seggeo.protocols import SinkOptions
+from seggeo.run.enrich import TABLES
 from seggeo.run.naming import Places
-from seggeo.run.result import Spool, StoredResult
+from seggeo.run.result import Spool, StoredResult, open_result
 from seggeo.store import RunStore, publish
 
 log = logging.getLogger(__name__)
+
+MERGED = "merged"
+"""Folder of the merged objects in a run folder."""
 
 
 def merge_parts(job: Job, store: RunStore, provenance: Mapping[str, Any]) -> tuple[StoredResult, Tally, int]:
@@ -38,16 +43,13 @@ def merge_parts(job: Job, store: RunStore, provenance: Mapping[str, Any]) -> tup
     """
     rules = Merge(**job.merge)
     tally = Tally()
-    spool = Spool(store.folder / "merged", job.frame)
+    spool = Spool(store.folder / MERGED, job.frame)
     for merged in sweep(_parts(job, store), job.parts, match_iou=rules.match_iou, exclusive=bool(job.model["exclusive"])):
         spool.add(merged)
         tally = tally + merged.tally
     bands, dropped = spool.number(rules)
-    result = StoredResult(
-        frame=job.frame, classes=tuple(job.model["classes"]), provenance=provenance,
-        exclusive=bool(job.model["exclusive"]), bands=tuple(bands),
-    )  # fmt: skip
-    return result, tally, dropped
+    spool.publish(bands)
+    return open_result(store.folder / MERGED, job, provenance), tally, dropped
 
 
 def _parts(job: Job, store: RunStore) -> Iterator[tuple[int, Instances, NDArray[np.int64]]]:
@@ -56,13 +58,15 @@ def _parts(job: Job, store: RunStore) -> Iterator[tuple[int, Instances, NDArray[
         yield part, stored.instances, stored.tile
 
 
-def write_outputs(result: StoredResult, output: Output, where: Places) -> list[Path]:
-    """Every asked output under its final name."""
+def write_outputs(result: StoredResult, output: Output, where: Places, extras: Extras | None = None) -> list[Path]:
+    """Every asked output under its final name; tables of cells get `extras`."""
+    options = SinkOptions(simplify_m=output.simplify)
     written = []
     for name, path in where.outputs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         sink = plugins.load("seggeo.sinks", name)
-        written.append(sink(result, path, SinkOptions(simplify_m=output.simplify)))
+        more = {"extras": extras} if extras is not None and name in TABLES else {}
+        written.append(sink(result, path, options, **more))
         log.info("wrote %s", path)
     return written
 

@@ -28,7 +28,7 @@ _BUSY = 0.5
 class SceneLook:
     """A `Look` at an open raster."""
 
-    def __init__(self, source: image_io.RasterSource, stretch: image_io.Stretch | None, overview: Pixels | None = None) -> None:
+    def __init__(self, source: image_io.AnySource, stretch: image_io.Stretch | None, overview: Pixels | None = None) -> None:
         """`stretch` None shows native values; `overview` is the source's, where it has been made already."""
         self.frame = source.frame
         self.bands = source.bands

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from seggeo.errors import ConfigError
 
 SUFFIXES = {
     "gpkg": "_objects.gpkg", "fgb": "_objects.fgb", "parquet": "_objects.parquet", "geojson": "_objects.geojson",
-    "cog": "_labels.tif",
+    "cog": "_labels.tif", "qupath": "_cells.geojson.gz", "cells": "_cells.parquet", "cells-csv": "_cells.csv",
+    "ome-tiff": "_labels.ome.tif",
 }  # fmt: skip
 OPENS_WITH = {
     "gpkg": "QGIS (drag it in; the style is inside), geopandas", "fgb": "QGIS, geopandas",
     "parquet": "geopandas, DuckDB, QGIS", "geojson": "a web map, QGIS", "cog": "QGIS, rasterio",
+    "qupath": "QuPath (drag it onto the slide)", "cells": "pandas, R, DuckDB", "cells-csv": "any spreadsheet",
+    "ome-tiff": "napari, QuPath",
 }  # fmt: skip
 _MORE_ENDINGS = {".tiff": "cog", ".json": "geojson", ".gz": "geojson"}
 
@@ -41,7 +44,9 @@ def format_of(out: Path | None) -> str | None:
     """
     if out is None or out.is_dir() or out.suffix[1:].isdigit() or not out.suffix:
         return None
-    endings = {Path(suffix).suffix: name for name, suffix in SUFFIXES.items()} | _MORE_ENDINGS
+    if out.name.lower().endswith((".ome.tif", ".ome.tiff")):
+        return "ome-tiff"
+    endings = {Path(SUFFIXES[name]).suffix: name for name in reversed(SUFFIXES)} | _MORE_ENDINGS  # the first of an ending wins
     kind = endings.get(out.suffix.lower())
     if kind is None:
         raise ConfigError(
@@ -59,14 +64,22 @@ def with_format(values: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
         ConfigError: Another format was chosen.
     """
     kind = format_of(out)
-    if kind is None or kind in values.get("format", (kind,)):
-        return {"format": (kind,), **values} if kind else dict(values)
+    if kind is None or out is None:
+        return dict(values)
+    if _named_by(out, values.get("format", (kind,))) is not None:
+        return {"format": (kind,), **values}
     chosen = ",".join(values["format"])
     raise ConfigError(
         what=f"-o {out} is a {kind} file, and the format is {chosen}",
         why="the file named would not be written",
         mend=f"use -f {kind},{chosen} for both, or a name that ends in {Path(SUFFIXES.get(values['format'][0], '')).suffix}",
     )
+
+
+def _named_by(out: Path, formats: Iterable[str]) -> str | None:
+    """The first of some formats that a file's ending can stand for."""
+    ending, first = out.suffix.lower(), format_of(out)
+    return next((name for name in formats if name == first or Path(SUFFIXES.get(name, "")).suffix == ending), None)
 
 
 def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | None) -> Places:
@@ -83,8 +96,9 @@ def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | N
     if named is not None and out is not None:
         folder, stem = out.parent, out.name.removesuffix(".gz").rsplit(".", 1)[0]
     outputs = {name: folder / f"{stem}{SUFFIXES.get(name, '.' + name)}" for name in formats}
-    if named is not None and out is not None and named in outputs:
-        outputs[named] = out
+    own = None if named is None or out is None else _named_by(out, formats)
+    if own is not None and out is not None:
+        outputs[own] = out
     return Places(
         outputs=outputs, preview=folder / f"{stem}_preview.png", provenance=folder / f"{stem}_provenance.json",
         work=work or folder / f"{stem}.seggeo",

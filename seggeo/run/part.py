@@ -69,7 +69,7 @@ def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
 
         set_threads(recipe.threads)
     stretch = image_io.Stretch.from_json(recipe.job.stretch) if recipe.job.stretch is not None else None
-    source = image_io.open_raster(recipe.path, recipe.reading, native=model.info.native)
+    source = image_io.open_source(recipe.path, recipe.reading, native=model.info.native)
     try:
         check_unchanged(source, recipe.job)
     except SourceError:
@@ -78,7 +78,7 @@ def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
     return Bench(recipe=recipe, source=source, segmenter=model, stretch=stretch)
 
 
-def check_unchanged(source: image_io.RasterSource, job: Job) -> None:
+def check_unchanged(source: image_io.AnySource, job: Job) -> None:
     """Refuse an input that is no longer the one the job was planned for.
 
     Raises:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,22 +59,22 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
     chosen = named_model(settings)
     with ExitStack() as opened:
         scene = _Scene(path, settings, opened)
-        chosen = chosen or model_for(scene.look(native=False) if scene.is_rgb else None)
-        reading = preferred(settings.reading, chosen.weights)
+        chosen = chosen or model_for(scene.look(native=False) if scene.is_rgb else None, scene.overview)
+        reading = preferred(settings.reading, chosen.weights, scene.frame, is_brightfield=scene.is_brightfield)
         if reading != settings.reading:
             settings = replace(settings, reading=reading)
             scene = _Scene(path, settings, opened)
-        request, segmenter = _ready(request_for(chosen, settings, execution), scene)
+        request, segmenter = _ready(request_for(chosen, settings, execution, scene.mpp), scene)
         info = segmenter.info
         source = scene.source(native=info.native)
         tile, overlap = tile_and_overlap(settings.tiling, info)
         if settings.tiling.tile is None and info.context:
             tile = fitted(tile, overlap, source.frame.window.shape)
-        if source.frame.crs is None:
+        if source.frame.crs is None and source.frame.unit == "px":
             warnings.warn(SeggeoWarning(f"{public_name(path)} has no CRS: coordinates and areas are in pixels"), stacklevel=2)
         job = Job(
             source={"path": public_name(path), **source.fingerprint()},
-            reading={**to_json(settings.reading), "bands": list(source.bands), "aoi": _aoi_digest(settings)},
+            reading={**to_json(settings.reading), "bands": list(source.bands), **_digests(settings)},
             frame=source.frame, tile=tile, overlap=overlap,
             stretch=None if info.native else scene.stretch.to_json(),
             model=describe_model(info, request, execution), merge=to_json(settings.merge), choice=chosen.choice,
@@ -96,14 +96,23 @@ class _Scene:
         self.is_rgb = shown is not None
         self._sources = {False: shown} if shown is not None else {}
         source = self.source(native=not self.is_rgb)
+        self.frame = source.frame
         self.overview = source.overview(OVERVIEW_PX)
         """In the bands that are shown."""
         self.stretch = image_io.fit_stretch(self.overview, settings.reading.stretch)
+        self.is_brightfield = self.frame.unit == "um" and self.is_rgb and image_io.shows_brightfield(source, self.overview)
 
-    def _open(self, *, native: bool) -> image_io.RasterSource:
-        return self._opened.enter_context(image_io.open_raster(self._path, self._settings.reading, native=native))
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel of a slide of stained tissue; cells in fluorescence have any size, and tell it themselves."""
+        return sqrt(self.frame.spacing[1] * self.frame.spacing[2]) if self.is_brightfield else None
 
-    def source(self, *, native: bool) -> image_io.RasterSource:
+    def _open(self, *, native: bool) -> image_io.AnySource:
+        source = image_io.open_source(self._path, self._settings.reading, native=native)
+        self._opened.callback(source.close)
+        return source
+
+    def source(self, *, native: bool) -> image_io.AnySource:
         """The open file; as RGB it says why it has none where that is so."""
         if native not in self._sources:
             self._sources[native] = self._open(native=native)
@@ -146,15 +155,23 @@ def _check(bands: tuple[str, ...], info: ModelInfo, request: ModelRequest) -> No
         )
 
 
-def _aoi_digest(settings: Settings) -> str | None:
-    """Digest over an AOI's file, or all files of a shapefile, whose CRS is a file of its own."""
-    aoi = settings.reading.aoi
-    if aoi is None:
+def _digests(settings: Settings) -> dict[str, str | None]:
+    """What stands in the job for files that say what is data: digests of the AOI and of a tissue mask."""
+    tissue = settings.reading.tissue
+    return {
+        "aoi": _digest_of(settings.reading.aoi),
+        "tissue": tissue if tissue in image_io.TISSUE_RULES else _digest_of(Path(tissue)),
+    }
+
+
+def _digest_of(path: Path | None) -> str | None:
+    """Digest over a file, or all files of a shapefile, whose CRS is a file of its own."""
+    if path is None:
         return None
-    files = sorted(aoi.parent.glob(f"{glob.escape(aoi.stem)}.*")) if aoi.suffix.lower() == ".shp" else [aoi]
+    files = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if path.suffix.lower() == ".shp" else [path]
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.read_bytes())
+    for each in files:
+        digest.update(each.read_bytes())
     return digest.hexdigest()
 
 
@@ -200,7 +217,7 @@ def describe_model(info: ModelInfo, request: ModelRequest, execution: Execution)
 
 def count_empty(plan: Plan, path: str) -> int:
     """Tiles that need no decoding to be known as empty (sparse blocks, outside the area of interest)."""
-    source = image_io.open_raster(path, plan.settings.reading, native=plan.segmenter.info.native)
+    source = image_io.open_source(path, plan.settings.reading, native=plan.segmenter.info.native)
     try:
         return sum(source.is_empty(tile.window) for tile in plan.job.grid)
     finally:

@@ -9,9 +9,10 @@ A band is a few hundred rows, so memory is bounded however many objects there ar
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.config import Merge
+from seggeo.errors import StoreError
 from seggeo.geometry import Frame, Window
 from seggeo.instances import Instances, Objects, concat
+from seggeo.job import Job
 from seggeo.merge.sweep import Merged
-from seggeo.store import append_chunk, read_chunks
+from seggeo.store import append_chunk, publish, read_chunks
 
 BAND_ROWS = 512
+_INDEX = "bands.json"
 _COLUMNS = ("n_tiles", "cut", "touches_edge")
 
 
@@ -76,6 +80,11 @@ class Spool:
                 next_id += len(order)
         return bands, dropped
 
+    def publish(self, bands: list[_Band]) -> None:
+        """Leave a list of the numbered bands, by which `open_result` finds them."""
+        listed = [{**asdict(band), "path": band.path.name} for band in bands]
+        publish(self._folder / _INDEX, json.dumps(listed).encode())
+
     def _write(self, path: Path, instances: Instances, columns: Mapping[str, NDArray[Any]], ids: NDArray[np.uint32]) -> _Band:
         final = path.with_suffix(".objects")
         append_chunk(final, {**_arrays(instances), **columns, "id": ids})
@@ -123,6 +132,27 @@ class StoredResult:
                 meets &= (box[:, 1] < window.col_stop) & (box[:, 3] > window.col)
                 found.append(_take(objects, np.flatnonzero(meets)))
         return _join(found)
+
+
+def open_result(folder: Path, job: Job, provenance: Mapping[str, Any]) -> StoredResult:
+    """The result of an earlier merge.
+
+    Raises:
+        StoreError: The folder holds none.
+    """
+    try:
+        listed = json.loads((folder / _INDEX).read_bytes())
+        bands = tuple(_Band(**{**band, "path": folder / band["path"]}) for band in listed)
+        if not all(band.path.exists() for band in bands):
+            raise ValueError("some of its files are gone")  # noqa: TRY301 - one place tells the user
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            what=f"{folder} holds no merged objects", why=str(error), mend="run the same command again with --overwrite"
+        ) from error
+    return StoredResult(
+        frame=job.frame, classes=tuple(job.model["classes"]), provenance=provenance,
+        exclusive=bool(job.model["exclusive"]), bands=bands,
+    )  # fmt: skip
 
 
 def _read(band: _Band) -> Objects:

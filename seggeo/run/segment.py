@@ -20,8 +20,9 @@ from seggeo import plugins
 from seggeo.config import Execution, Settings, to_json
 from seggeo.errors import ModelError, OutputError, SourceError
 from seggeo.files import remove_leftovers, translated
+from seggeo.run.enrich import enriched, wants_extras
 from seggeo.run.execute import PartReport, choose_workers, pending, run_parts
-from seggeo.run.finish import merge_parts, only_writer, provenance_of, write_json, write_outputs, write_preview
+from seggeo.run.finish import MERGED, merge_parts, only_writer, provenance_of, write_json, write_outputs, write_preview
 from seggeo.run.naming import Places, places
 from seggeo.run.part import Recipe, check_unchanged
 from seggeo.run.plan import Plan, estimate, input_name, make_plan, overview_image, public_name
@@ -106,7 +107,7 @@ def segment_file(
     lines = "".join(f"{json.dumps(failure, sort_keys=True)}\n" for failure in failures)
     publish(store.folder / "failures.jsonl", lines.encode())
     _check_any(plan, reports, failures)
-    yield _finish(plan, store, where, reports, (began, command))
+    yield _finish(path, plan, store, where, reports, (began, command))
 
 
 def check_formats(settings: Settings) -> None:
@@ -181,7 +182,7 @@ def _check_any(plan: Plan, reports: list[PartReport], failures: list[dict[str, A
 
 
 def _check_input(path: str, plan: Plan) -> None:
-    source = image_io.open_raster(path, plan.settings.reading, native=plan.segmenter.info.native)
+    source = image_io.open_source(path, plan.settings.reading, native=plan.segmenter.info.native)
     try:
         check_unchanged(source, plan.job)
     finally:
@@ -230,7 +231,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def _finish(
-    plan: Plan, store: RunStore, where: Places, reports: list[PartReport], run: tuple[float, tuple[str, ...]]
+    path: str, plan: Plan, store: RunStore, where: Places, reports: list[PartReport], run: tuple[float, tuple[str, ...]]
 ) -> Summary:
     """Merge, write and sum up."""
     job = plan.job
@@ -240,7 +241,8 @@ def _finish(
     provenance = provenance_of(job)
     with only_writer(store.folder):
         result, tally, filtered = merge_parts(job, store, provenance)
-        written = write_outputs(result, plan.settings.output, where)
+        extras = enriched(plan, path, result, store.folder / MERGED) if wants_extras(where.outputs) else None
+        written = write_outputs(result, plan.settings.output, where, extras)
         preview = None
         if plan.settings.output.preview:
             preview = write_preview(result, overview_image(plan), plan.overview.valid, where)

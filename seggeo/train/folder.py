@@ -1,8 +1,8 @@
 """The folder of a training: what lies in it, whether it is this training's, and who may write there.
 
 `recipe.json` says what was asked, with hashes of the data; `state.pt` is what to go on from; `history.jsonl` has a line for
-each validation; `model.safetensors` are the averaged weights, `report.png` the curves, `examples.png` judged images.
-Nothing else in the folder is ever touched.
+each validation; `model.safetensors` are the averaged weights of the best, `report.png` the curves, `examples.png` judged
+images. Nothing else in the folder is ever touched.
 """
 
 from __future__ import annotations

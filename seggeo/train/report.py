@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from seggeo.files import publishing
 from seggeo.instances import Instances
+from seggeo.train.best import latest_best
 from seggeo.train.crops import paint
 from seggeo.train.validate import Judgement, Shown
 
@@ -24,7 +25,10 @@ TRUE, RIGHT, WRONG = (70, 170, 255), (255, 220, 0), (255, 50, 200)
 _LEGEND = (
     (TRUE, "true outline; tinted: missed"), (RIGHT, "found, and right (IoU above 0.5)"), (WRONG, "found, and wrong"),
 )  # fmt: skip
-_SCORES = {"pq": "PQ", "ap50": "AP at 0.5", "f1": "F1 at 0.5", "ap": "AP, mean of 0.5 to 0.95"}
+_SCORES = {
+    "pq": "PQ", "pq_classes": "PQ within classes, their mean", "ap50": "AP at 0.5", "f1": "F1 at 0.5",
+    "ap": "AP, mean of 0.5 to 0.95",
+}  # fmt: skip
 _SIDE, _COLUMNS, _STRIP, _GAP = 400, 3, 26, 6
 """Panel, px; panels in a row; height of a line of text; between panels."""
 _GROUND = (24, 26, 30)
@@ -43,10 +47,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.subplots_adjust(left=0.06, right=0.98, bottom=0.07, top=0.95, hspace=0.18, wspace=0.16)
     step = [row["step"] for row in rows]
     _draw_losses(losses, rows, step)
-    for name, label in _SCORES.items():
-        values = [_number(row, name) for row in rows]
-        scores.plot(step, values, marker="o", markersize=3, label=label, linewidth=2 if name == "pq" else 1)
-    scores.set(title=f"validation: {_best(rows)}", ylim=(0, 1))
+    _draw_scores(scores, rows, step)
     _draw_kinds(kinds, rows, step)
     rate.plot(step, [row["rate"] for row in rows], color="0.4", marker="o", markersize=3)
     judged = sum(row["judged_in_s"] for row in rows)
@@ -95,6 +96,20 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]], step: list[int])
     axes.set(title=f"training loss, now {total[-1]:.3g}", yscale="log")
 
 
+def _draw_scores(axes: Axes, rows: Sequence[Mapping[str, Any]], step: list[int]) -> None:
+    """Every score, and a line where the weights are from."""
+    for name, label in _SCORES.items():
+        if any(name in row for row in rows):
+            values = [_number(row, name) for row in rows]
+            axes.plot(step, values, marker="o", markersize=3, label=label, linewidth=2 if name == "pq" else 1)
+    best, now = latest_best(rows), _number(rows[-1], "pq")
+    said = "no objects" if np.isnan(now) else f"PQ now {now:.3f}"
+    if best is not None:
+        axes.axvline(best["step"], color="0.25", linewidth=1, linestyle="--", label=f"weights: batch {best['step']}")
+        said += "" if best["pq"] is None else f", best {best['pq']:.3f} at batch {best['step']}"
+    axes.set(title=f"validation: {said}", ylim=(0, 1))
+
+
 def _draw_kinds(axes: Axes, rows: Sequence[Mapping[str, Any]], step: list[int]) -> None:
     """PQ of each kind of image, or with one kind the count error."""
     names = sorted({kind for row in rows for kind in row.get("kinds", {})})
@@ -107,14 +122,6 @@ def _draw_kinds(axes: Axes, rows: Sequence[Mapping[str, Any]], step: list[int]) 
         values = [_number(row.get("kinds", {}).get(name, {}), "pq") for row in rows]
         axes.plot(step, values, marker="o", markersize=3, label=f"{name.replace('_', ' ')}, {values[-1]:.2f}")
     axes.set(title="validation: PQ by kind of image", ylim=(0, 1))
-
-
-def _best(rows: Sequence[Mapping[str, Any]]) -> str:
-    scored = [row for row in rows if row.get("pq") is not None]
-    if not scored:
-        return "no objects"
-    best = max(scored, key=lambda row: float(row["pq"]))
-    return f"PQ now {_number(rows[-1], 'pq'):.3f}, best {best['pq']:.3f} at batch {best['step']}"
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:

@@ -1,4 +1,4 @@
-"""From examples to scenes: labels read as runs, checked, and brought to one list of classes."""
+"""From examples to scenes: labels read as runs, brought to the work grid, checked, and given one list of classes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from seggeo.io import RasterSource, fit_stretch, open_raster
 from seggeo.io.annotations import Annotations, kind_of_labels, open_coco, read_annotations
 from seggeo.io.annotations_coco import Coco
 from seggeo.io.annotations_vector import read_area
+from seggeo.io.frames import gsd_step
 from seggeo.protocols import Pixels
 from seggeo.train.examples import Example
 from seggeo.train.label_checks import Findings, check_any, check_overlap, check_place, check_split
+from seggeo.train.label_grid import at_grid
 from seggeo.train.pixels import View
 from seggeo.train.scenes import Scene
 
@@ -75,7 +77,7 @@ def _open(example: Example, reading: Reading, jsons: dict[Path, Coco], *, all_ba
         frame = source.frame
         first = source.read(Window(row=0, col=0, height=1, width=1)).data
         stretch = fit_stretch(_sample(source, first, reading.stretch), reading.stretch)
-    labels = _labels(example, frame, jsons)
+    labels = _labels(example, frame, reading, jsons)
     return _Opened(
         view=View(path=str(example.image), reading=reading, all_bands=all_bands, stretch=stretch), frame=frame,
         bands=first.shape[2], dtype=first.dtype.name, labels=labels, whole=frame.window,
@@ -89,13 +91,24 @@ def _sample(source: RasterSource, first: NDArray[np.generic], spec: str) -> Pixe
     return source.overview(OVERVIEW_PX)
 
 
-def _labels(example: Example, frame: Frame, jsons: dict[Path, Coco]) -> Annotations:
-    if kind_of_labels(example.labels) == "coco":
+def _labels(example: Example, frame: Frame, reading: Reading, jsons: dict[Path, Coco]) -> Annotations:
+    """The objects in pixels of `frame`: polygons are drawn there, labels in the image's own pixels are brought there."""
+    kind = kind_of_labels(example.labels)
+    own = frame if kind == "vector" or reading.gsd is None else _own_frame(example, reading)
+    if kind == "coco":
         if example.labels not in jsons:
             jsons[example.labels] = open_coco(example.labels)
-        return jsons[example.labels].annotations(example.coco_image, frame)
-    labels = read_annotations(example.labels, frame, attribute=example.attribute)
-    return _with_classes(labels, example) if example.class_of_id else labels
+        labels = jsons[example.labels].annotations(example.coco_image, own)
+    else:
+        labels = read_annotations(example.labels, own, attribute=example.attribute)
+        labels = _with_classes(labels, example) if example.class_of_id else labels
+    step = gsd_step(own, reading, name=str(example.image)) if own is not frame else (1.0, 1.0)
+    return labels if step == (1.0, 1.0) else at_grid(labels, frame, step)
+
+
+def _own_frame(example: Example, reading: Reading) -> Frame:
+    with open_raster(str(example.image), replace(reading, gsd=None), native=True) as source:
+        return source.frame
 
 
 def _with_classes(labels: Annotations, example: Example) -> Annotations:

@@ -1,7 +1,8 @@
 """A training from data to weights: find, check, divide, learn, judge each epoch, and write everything into one folder.
 
-The state is written before each validation, every two minutes, and when the iteration is broken off, so that a training
-goes on where it was whatever ended it; a validation that was broken off is done again. `folder` says what lies where.
+The weights in the folder are those of the best validation (see `best`), the state holds the last. The state is written
+before each validation, every two minutes, and when the iteration is broken off, so that a training goes on where it was
+whatever ended it; a validation that was broken off is done again. `folder` says what lies where.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from seggeo.models.registry import resolve_weights
 from seggeo.models.weights import sha256_of
 from seggeo.train import folder
 from seggeo.train.augment import Augmentation
+from seggeo.train.best import Best, best_of, is_better, row_of, step_of
 from seggeo.train.examples import Example
 from seggeo.train.fit import Trainer
 from seggeo.train.recipe import Recipe
@@ -61,6 +63,8 @@ class Started:
     """Spent on it before."""
     is_finished: bool
     """The budget was used up and judged before; nothing is left to do."""
+    best: Best | None = None
+    """Of which validation the weights in the folder are; None without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,8 @@ class Epoch:
 
     progress: Progress
     judgement: Judgement
+    best: Best
+    """Of which validation the weights in the folder are: this one or one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +159,8 @@ class _Session:
     out: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of the history."""
+    kept: Mapping[str, Any] | None = None
+    """That of the weights in the folder."""
 
     def resume(self) -> None:
         """Go on from the state that is there, if any."""
@@ -161,6 +169,7 @@ class _Session:
             return
         self.trainer.resume(state)
         self.rows = folder.read_history(self.out, until=p.step)
+        self.kept = row_of(self.rows, step_of(self.out / folder.WEIGHTS))
         p.judged, p.judged_s = len(self.rows), sum(row["judged_in_s"] for row in self.rows)
         if self._is_judged():  # the state was written before
             p.seconds = max(p.seconds, self.rows[-1]["seconds"] + self.rows[-1]["judged_in_s"])
@@ -173,7 +182,7 @@ class _Session:
             train=len(self.split.train), val=len(self.split.val), objects=sum(len(s.objects) for s in self.split.train),
             classes=tuple(self.facts["classes"]), rule=self.split.rule, step=p.step, seconds=p.seconds,
             parameters=sum(each.numel() for each in self.task.network.parameters()),
-            is_finished=p.is_last and self._is_judged(),
+            is_finished=p.is_last and self._is_judged(), best=None if self.kept is None else best_of(self.kept),
         )  # fmt: skip
 
     def run(self, threads: int) -> Generator[Event, None, None]:
@@ -205,23 +214,26 @@ class _Session:
         return bool(self.rows) and self.rows[-1]["step"] == self.trainer.progress.step and weights.exists()
 
     def _judge(self) -> Epoch:
-        """Judge the averaged network; write weights, history and pictures."""
+        """Judge the averaged network; write history, pictures, and the weights if they are the best."""
         trainer, p, out = self.trainer, self.trainer.progress, self.out
         begun = time.monotonic()
         judgement = judge(self.task.segmenter(trainer.averaged), self.split.val, raw=self.task.raw)
-        said = {**self.facts, "metrics": judgement.metrics, "metrics_by_kind": judgement.kinds, "step": p.step}
-        self._write_weights({name: value for name, value in said.items() if value not in ("", {})})
+        is_best = is_better(judgement.metrics, self.kept)
+        if is_best:
+            said = {**self.facts, "metrics": judgement.metrics, "metrics_by_kind": judgement.kinds, "step": p.step}
+            self._write_weights({name: value for name, value in said.items() if value not in ("", {})})
         seconds = time.monotonic() - begun
         row = {
             "step": p.step, "seconds": round(p.seconds, 1), "rate": p.rate, "losses": p.losses,
-            "judged_in_s": round(seconds, 1), **judgement.metrics, "kinds": judgement.kinds,
+            "judged_in_s": round(seconds, 1), **judgement.metrics, "kinds": judgement.kinds, "is_best": is_best,
         }  # fmt: skip
         self.rows = [*(r for r in self.rows if r["step"] < p.step), row]
+        self.kept = row if self.kept is None or is_best else self.kept
         p.note_judged(seconds)
         draw_curves(self.rows, out / folder.CURVES)
         draw_examples(judgement, out / folder.PICTURES)
         folder.write_history(out, self.rows)  # last: a step with a line is one with everything written
-        return Epoch(progress=replace(p), judgement=judgement)
+        return Epoch(progress=replace(p), judgement=judgement, best=best_of(self.kept))
 
     def _write_weights(self, facts: Mapping[str, Any]) -> None:
         with publishing(self.out / folder.WEIGHTS) as path:

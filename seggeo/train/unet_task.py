@@ -26,6 +26,7 @@ from seggeo.train.recipe import Recipe
 from seggeo.train.sampler import Sample, median_diameter
 from seggeo.train.scenes import Scene
 from seggeo.train.unet_growth import widened
+from seggeo.train.unet_star_targets import star_targets
 from seggeo.train.unet_targets import unet_targets
 
 _LIKE_GSD = 1.5
@@ -46,6 +47,10 @@ class UNetBatch:
     """`(n, 2, h, w)`."""
     weight: Tensor
     """`(n, h, w)`."""
+    distance: Tensor
+    """`(n, rays, h, w)` of `StarTargets`."""
+    is_cut: Tensor
+    """`(n, rays, h, w)` likewise."""
 
     def to(self, device: torch.device) -> UNetBatch:
         """The same on a device."""
@@ -66,12 +71,15 @@ class UNetTask:
     def collate(self, samples: Sequence[Sample]) -> UNetBatch:
         """Samples of one size as tensors."""
         targets = [unet_targets(s.labels, s.classes, s.valid) for s in samples]
+        stars = [star_targets(s.labels, s.valid, self.shape.rays) for s in samples]
         return UNetBatch(
             image=torch.from_numpy(np.stack([s.image for s in samples])) - 0.5,
             classes=torch.from_numpy(np.stack([t.classes for t in targets])),
             seed=torch.from_numpy(np.stack([t.seed for t in targets])),
             offset=torch.from_numpy(np.stack([t.offset for t in targets])),
             weight=torch.from_numpy(np.stack([t.weight for t in targets])),
+            distance=torch.from_numpy(np.stack([s.distance for s in stars])),
+            is_cut=torch.from_numpy(np.stack([s.is_cut for s in stars])),
         )  # fmt: skip
 
     def loss(self, batch: UNetBatch) -> dict[str, Tensor]:
@@ -112,7 +120,11 @@ def unet_task(recipe: Recipe, scenes: Sequence[Scene], weights: Path | None) -> 
     if weights is not None:
         model, old = read_model(ModelRequest(name=NAME, weights=weights))
         _check_fit(weights, old, shape, classes)
-        shape = replace(shape, widths=shape.widths if "widths" in recipe.set else old.shape.widths)
+        shape = replace(
+            shape, widths=shape.widths if "widths" in recipe.set else old.shape.widths,
+            rays=shape.rays if "rays" in recipe.set else old.shape.rays,
+        )  # fmt: skip
+        _check_rays(weights, old.shape.rays, shape.rays)
     if recipe.crop % shape.stride:
         raise ConfigError(
             what=f"samples of {recipe.crop} px for {len(shape.widths)} widths",
@@ -138,16 +150,41 @@ def _check_fit(weights: Path, old: UNetCard, shape: UNetShape, classes: tuple[st
         )
 
 
+def _check_rays(weights: Path, old: int, rays: int) -> None:
+    """Refuse weights whose rays lead elsewhere; without any they take rays on."""
+    if old not in (0, rays):
+        raise ConfigError(
+            what=f"{weights} tells {old} star distances, and rays={rays}",
+            why="each was learnt for a direction of its own; only weights without rays take others on",
+            mend=f"leave --set rays out, or use --set rays={old}",
+        )
+
+
 def _shape_settings(recipe: Recipe) -> dict[str, Any]:
-    unknown = sorted(set(recipe.set) - {"widths"})
+    unknown = sorted(set(recipe.set) - {"widths", "rays"})
     if unknown:
         raise ConfigError(
             what=f"unet has no training setting called {unknown[0]!r}",
-            why="known are: widths",
+            why="known are: widths, rays",
             mend="--set widths=32,64,128,256",
         )
-    if "widths" not in recipe.set:
-        return {}
+    chosen: dict[str, Any] = {}
+    if "widths" in recipe.set:
+        chosen["widths"] = _widths(recipe)
+    if "rays" in recipe.set:
+        chosen["rays"] = _rays(recipe)
+    return chosen
+
+
+def _rays(recipe: Recipe) -> int:
+    """Any whole number; the shape refuses those it cannot be."""
+    try:
+        return int(str(recipe.set["rays"]))
+    except ValueError as error:
+        raise ConfigError(what=f"rays {recipe.set['rays']!r}", why="it is a whole number", mend="--set rays=32") from error
+
+
+def _widths(recipe: Recipe) -> tuple[int, ...]:
     try:
         widths = tuple(int(v) for v in str(recipe.set["widths"]).strip("[]").split(","))
     except ValueError:
@@ -158,7 +195,7 @@ def _shape_settings(recipe: Recipe) -> dict[str, Any]:
             why="they are 2 to 6 numbers of channels",
             mend="--set widths=32,64,128,256",
         )
-    return {"widths": widths}
+    return widths
 
 
 def _card(recipe: Recipe, scenes: Sequence[Scene], shape: UNetShape, classes: tuple[str, ...]) -> UNetCard:
@@ -178,7 +215,7 @@ def _card(recipe: Recipe, scenes: Sequence[Scene], shape: UNetShape, classes: tu
 
 
 def unet_loss(fields: Tensor, batch: UNetBatch, shape: UNetShape) -> dict[str, Tensor]:
-    """Cross entropy and Dice of the classes, absolute error of seeds, and of offsets in units of 8 px.
+    """Cross entropy and Dice of the classes, absolute error of seeds, and of offsets and rays in units of 8 px.
 
     With several classes their cross entropy counts once more inside objects, or the offsets would drown it: on two classes
     told apart by one band of five, 90 % of the pixels were right after 10 to 50 batches instead of about 110.
@@ -199,4 +236,16 @@ def unet_loss(fields: Tensor, batch: UNetBatch, shape: UNetShape) -> dict[str, T
     if shape.classes > 1:
         kind = F.cross_entropy(logits[:, 1:], (batch.classes - 1).clamp_min(0), reduction="none")
         parts["kind"] = 2.0 * (kind * mine).sum() / mine.sum().clamp_min(1.0)
+    if shape.rays:
+        parts["rays"] = _ray_error(fields[:, split + 3 :], batch, mine * batch.seed)
     return parts
+
+
+def _ray_error(rays: Tensor, batch: UNetBatch, weight: Tensor) -> Tensor:
+    """Mean absolute error of star distances, weighted by pixel: the likelier a pixel's star is to be asked for, the more.
+
+    Of a ray that the crop cuts only a length below what is seen of it is an error.
+    """
+    short = batch.distance - rays
+    error = torch.where(batch.is_cut, short.clamp_min(0), short.abs()).mean(dim=1)
+    return (error * weight).sum() / weight.sum().clamp_min(1.0)

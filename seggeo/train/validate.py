@@ -41,7 +41,8 @@ class Judgement:
     """Scores of a network."""
 
     metrics: Mapping[str, float | None]
-    """Pooled over all windows: pq, ap50, ap (mean .5 to .95), f1, count_error; None where undefined."""
+    """Pooled over all windows: pq, ap50, ap (mean .5 to .95), f1, sq, count_error, whatever the classes; with several
+    classes also pq_classes, the mean PQ of those that occur, matched within a class only. None where undefined."""
     kinds: Mapping[str, Mapping[str, float | None]]
     """The same by kind of image."""
     shown: tuple[Shown, ...]
@@ -107,10 +108,13 @@ def _objects(instances: Instances, scene: Scene, *, scored: bool) -> ObjectSet:
 
 
 def _metrics(pairs: Sequence[tuple[str, ObjectSet, ObjectSet]]) -> dict[str, float | None]:
-    scores = evaluate([p for _, p, _ in pairs], [t for _, _, t in pairs]).pooled
+    evaluation = evaluate([p for _, p, _ in pairs], [t for _, _, t in pairs])
+    scores = evaluation.pooled
     half = scores.near(0.5)
     values = {
         "pq": scores.pq, "ap50": half.ap if half else float("nan"), "ap": scores.mean_ap, "f1": scores.rq, "sq": scores.sq,
         "count_error": scores.count_error,
     }  # fmt: skip
+    if evaluation.classes:
+        values["pq_classes"] = evaluation.class_mean["pq"]
     return {name: None if isnan(value) else round(value, 4) for name, value in values.items()}

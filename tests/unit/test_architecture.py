@@ -32,7 +32,7 @@ CORE_ORDER = ["errors", "files", "geometry", "rle", "tiling", "instances", "prot
 HEAVY = ("torch", "torchvision", "rasterio", "dask", "skimage", "scipy", "pyogrio", "pyarrow", "pyproj", "shapely")
 PUBLIC = [
     "Execution", "Frame", "Instances", "Objects", "Pixels", "Prediction", "SeggeoError", "Settings", "TileGrid", "TileImage",
-    "Window", "__version__", "evaluate", "segment", "segment_array",
+    "Window", "__version__", "count_cells", "evaluate", "segment", "segment_array",
 ]  # fmt: skip
 
 
@@ -97,14 +97,16 @@ def test_the_public_door_is_this_list():
 
 def test_every_option_is_a_setting_and_every_setting_an_option():
     from seggeo.cli import options
+    from seggeo.cli.count_cells import count_cells
     from seggeo.cli.segment import segment
 
     records = (config.Reading, config.Tiling, config.Merge, config.Output, config.Settings, config.Execution)
     settings = {name for record in records for name in config.field_names(record)}
-    parameters = set(signature(segment).parameters)
+    parameters, counting = set(signature(segment).parameters), set(signature(count_cells).parameters)
 
     assert parameters - options.NOT_SETTINGS == settings
-    assert parameters >= options.NOT_SETTINGS
+    assert counting - options.NOT_SETTINGS <= settings
+    assert parameters | counting >= options.NOT_SETTINGS
 
 
 def test_defaults_of_options_are_those_of_the_records():

@@ -22,10 +22,13 @@ from seggeo.config import Reading
 from seggeo.geometry import Frame
 from seggeo.io import apply_stretch, fit_stretch, open_raster
 from seggeo.models.auto import BUNDLED_FOR, FALLBACK, choose, kind_of
+from seggeo.protocols import Pixels
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 ALL = ("nuclei", "overhead")
+EMPTY = ("L01_s2", "L10_s6")
+"""Fields of BBBC039 without a nucleus."""
 KINDS = {"fluorescence": "fluorescence", "histology_colour": "H&E", "brightfield_gray_tissue": "unknown"}
 
 
@@ -33,7 +36,7 @@ def kind_of_file(path: str | Path) -> str:
     with open_raster(str(path), Reading(), native=False) as source:
         overview = source.overview(2048)
         image = apply_stretch(fit_stretch(overview, "auto"), overview)
-        return kind_of(look_at(image, overview.valid, frame=source.frame, bands=source.bands))[0]
+        return kind_of(look_at(image, overview.valid, frame=source.frame, bands=source.bands), overview)[0]
 
 
 def dsb(kind: str, every: int) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -65,7 +68,10 @@ def test_shared_16_bit_fields_are_fluorescence(tmp_path: Path):
         pytest.skip("shared/data/nuclei is not here")
     found = Counter()
     with zipfile.ZipFile(path) as archive:
-        for name in [n for n in archive.namelist() if "images/" in n and n.endswith((".png", ".tif"))][::15]:
+        names = [n for n in archive.namelist() if "images/" in n and n.endswith((".png", ".tif"))]
+        empty = [n for n in names if Path(n).stem in EMPTY]
+        assert len(empty) == len(EMPTY)
+        for name in names[::15] + empty:
             target = tmp_path / Path(name).name
             target.write_bytes(archive.read(name))
             found[kind_of_file(target)] += 1
@@ -162,6 +168,49 @@ def test_no_data_is_no_kind():
 
     assert kind_of(look_at(image, np.zeros(image.shape[:2], bool)))[0] == "unknown"
     assert kind_of(look_at(np.zeros_like(image)))[0] == "unknown"
+
+
+GRAY = ("gray",) * 3
+
+
+def field(ground: float = 150, noise: float = 6, dtype: str = "uint16", smooth: float = 0, discs: int = 0) -> Pixels:
+    """Noise around a level, and bright discs of 400 px each on it."""
+    rng = np.random.default_rng(4)
+    values = rng.normal(0, 1, (500, 600))
+    if smooth:
+        values = gaussian_filter(values, smooth)
+    values = ground + noise * values / values.std()
+    rows, cols = np.mgrid[:500, :600]
+    for row, col in rng.uniform(20, 480, (discs, 2)):
+        values[(rows - row) ** 2 + (cols - col) ** 2 <= 127] += 600
+    return Pixels(data=np.repeat(values[..., None], 3, axis=2).astype(dtype), valid=np.ones(values.shape, bool))
+
+
+def kind_of_field(raw: Pixels, **more: Any) -> str:
+    shown = apply_stretch(fit_stretch(raw, "percent:2,98"), raw)
+    return kind_of(look_at(shown, raw.valid, **{"bands": GRAY, **more}), raw)[0]
+
+
+@pytest.mark.parametrize("discs", [0, 1, 4, 8, 12, 16, 20, 60, 150])
+def test_16_bit_fields_with_few_objects_or_none_are_fluorescence(discs: int):
+    assert kind_of_field(field(discs=discs)) == "fluorescence"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        field(1500), field(150, 60), field(150, 6, smooth=4), field(150, 6, "int16"), field(150, 6, "float32"),
+        field(150, 0), field(30000, 2000),
+    ],
+    ids=["light", "wide", "terrain", "signed", "float", "flat", "bright"],
+)  # fmt: skip
+def test_other_16_bit_pictures_are_no_empty_fields(raw: Pixels):
+    assert kind_of_field(raw) == "unknown"
+
+
+def test_colours_and_places_on_earth_are_no_empty_fields():
+    assert kind_of_field(field(), bands=("red", "green", "blue")) == "unknown"
+    assert kind_of_field(field(), frame=at(300.0, height=500, width=600)) == "unknown"
 
 
 def test_a_kind_gets_its_weights_or_says_that_they_are_missing():

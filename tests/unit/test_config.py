@@ -78,5 +78,5 @@ def test_settings_become_plain_json():
 
 
 def test_field_names_leave_nested_records_out():
-    assert field_names(Settings) == ("model", "weights", "set", "diameter", "mpp")
+    assert field_names(Settings) == ("model", "weights", "set", "diameter")
     assert field_names(Merge) == tuple(f.name for f in fields(Merge))

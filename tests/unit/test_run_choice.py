@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support_io import write
 from support_look import look_at
 
-from seggeo.config import Execution, Settings
-from seggeo.errors import ConfigError, ModelError
+from seggeo.config import Execution, Reading, Settings
+from seggeo.errors import ConfigError, ModelError, SeggeoWarning
 from seggeo.models import bundled
 from seggeo.run.choice import Chosen, model_for, named_model, request_for
+from seggeo.run.plan import make_plan
 
 
 @pytest.fixture
@@ -72,6 +73,19 @@ def test_without_bundled_weights_or_colours_auto_falls_to_threshold(tmp_path: Pa
     assert "colour" in blind.choice["why"]
 
 
+def test_auto_sees_the_files_own_values(tmp_path: Path):
+    """A stretch makes a field without objects gray; its 16 bits say that it is dark."""
+    noise = np.random.default_rng(0).normal(150, 6, (1, 160, 170)).astype(np.uint16)
+    path = write(tmp_path / "empty.tif", noise, geo=False)
+
+    with pytest.warns(SeggeoWarning, match="no CRS"):
+        plan = make_plan(path, Settings(), Execution(device="cpu"))
+
+    assert plan.job.choice is not None
+    assert plan.job.choice["kind"] == "fluorescence"
+    assert "noise of dark ground" in plan.job.choice["why"]
+
+
 def test_other_names_pass_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
@@ -81,18 +95,28 @@ def test_other_names_pass_as_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
     assert own == Chosen(name=f"{tmp_path / 'mine.py'}:Mine", weights=None)
 
 
-@pytest.mark.parametrize("sizes", [{"diameter": 30.0}, {"mpp": 0.5}, {"diameter": 12.0, "mpp": 0.25}])
-def test_sizes_become_settings_of_models_that_take_them(tmp_path: Path, sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_a_diameter_becomes_a_setting_of_models_that_take_it(monkeypatch: pytest.MonkeyPatch):
     from seggeo.models import regions
 
-    own = request_for(Chosen(name="mine.py:Mine", weights=None), Settings(set={"a": 1}, **sizes), Execution())
-    assert own.settings == {"a": 1, **sizes}
-    with pytest.raises(ConfigError, match="regions has no use for --") as caught:
-        request_for(Chosen(name="regions", weights=None), Settings(**sizes), Execution())
-    assert all(f"--{name}" in caught.value.what for name in sizes)
+    own = request_for(Chosen(name="mine.py:Mine", weights=None), Settings(set={"a": 1}, diameter=30.0), Execution())
+    assert own.settings == {"a": 1, "diameter": 30.0}
+    told = Settings(reading=Reading(mpp=0.25, work_mpp=0.5))
+    assert request_for(Chosen(name="mine.py:Mine", weights=None), told, Execution()).settings == {"mpp": 0.5}
+    with pytest.raises(ConfigError, match="regions has no use for --diameter"):
+        request_for(Chosen(name="regions", weights=None), Settings(diameter=30.0), Execution())
     monkeypatch.setattr(regions.load, "sizes", True, raising=False)
-    asked = request_for(Chosen(name="regions", weights=None), Settings(set={"diameter": 1.0}, **sizes), Execution())
-    assert asked.settings == {"diameter": 1.0, **sizes}
+    asked = request_for(Chosen(name="regions", weights=None), Settings(set={"diameter": 1.0}, diameter=30.0), Execution(), 0.5)
+    assert asked.settings == {"diameter": 30.0}, "what the user says of size beats what pixels say"
+
+
+def test_the_size_of_pixels_becomes_a_setting_of_models_that_take_it(monkeypatch: pytest.MonkeyPatch):
+    from seggeo.models import regions
+
+    chosen = Chosen(name="regions", weights=None)
+    assert request_for(chosen, Settings(), Execution(), 0.5).settings == {}
+    monkeypatch.setattr(regions.load, "sizes", True, raising=False)
+    assert request_for(chosen, Settings(), Execution(), 0.5).settings == {"mpp": 0.5}
+    assert request_for(chosen, Settings(), Execution()).settings == {}
 
 
 def test_a_size_that_autos_model_cannot_use_says_how_it_came_to_that():

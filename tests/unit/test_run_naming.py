@@ -14,8 +14,8 @@ from seggeo.run.naming import SUFFIXES, format_of, places, with_format
     ("name", "kind"),
     [
         ("x.gpkg", "gpkg"), ("x.GPKG", "gpkg"), ("d/x.fgb", "fgb"), ("x.parquet", "parquet"), ("x.geojson", "geojson"),
-        ("x.geojson.gz", "geojson"), ("x.tif", "cog"), ("x.tiff", "cog"), ("folder", None), ("run_0.5", None), (".", None),
-        ("../a.b/c", None),
+        ("x.geojson.gz", "geojson"), ("x.tif", "cog"), ("x.tiff", "cog"), ("x.ome.tif", "ome-tiff"), ("x.csv", "cells-csv"),
+        ("folder", None), ("run_0.5", None), (".", None), ("../a.b/c", None),
     ],
 )  # fmt: skip
 def test_endings(name: str, kind: str | None):
@@ -30,7 +30,7 @@ def test_no_name_and_a_folder_that_is_there(tmp_path: Path):
     assert with_format({"tile": 64}, None) == {"tile": 64}
 
 
-@pytest.mark.parametrize("name", ["x.shp", "x.csv", "results.d"])
+@pytest.mark.parametrize("name", ["x.shp", "x.xlsx", "results.d"])
 def test_unknown_endings_are_refused_with_the_known_ones(name: str):
     with pytest.raises(ConfigError, match=r"\.gpkg"):
         format_of(Path(name))
@@ -41,6 +41,8 @@ def test_the_ending_chooses_where_nothing_was_chosen():
     assert with_format({"format": ("gpkg", "cog")}, Path("x.tif"))["format"] == ("gpkg", "cog")
     with pytest.raises(ConfigError, match="cog"):
         with_format({"format": ("gpkg",)}, Path("x.tif"))
+    assert with_format({"format": ("cells",)}, Path("x.parquet"))["format"] == ("cells",), "an ending may stand for several"
+    assert with_format({}, Path("x.parquet"))["format"] == ("parquet",)
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)

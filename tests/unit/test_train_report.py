@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from seggeo.instances import Instances
-from seggeo.train.report import RIGHT, TRUE, WRONG, draw_curves, draw_examples
+from seggeo.train.report import RIGHT, TRUE, WRONG, _draw_scores, draw_curves, draw_examples
 from seggeo.train.validate import Judgement, Shown
 
 
@@ -49,6 +50,8 @@ def panel(path):
         [row(1, ()), row(2, ("new",))],
         [row(1, ("one",)), row(2, ("one",))],
         [row(1, pq=None, ap50=None, ap=None, f1=None, count_error=None)],
+        [row(1, pq=None, ap50=None, ap=None, f1=None, count_error=None, is_best=True)],
+        [row(1, is_best=True, pq_classes=0.3), row(2, is_best=False, pq_classes=None)],
     ],
 )
 def test_curves_are_drawn_of_any_history(tmp_path, rows):
@@ -58,6 +61,18 @@ def test_curves_are_drawn_of_any_history(tmp_path, rows):
     assert image.shape[0] > 600
     assert image.std() > 10
     assert [p.name for p in tmp_path.iterdir()] == ["report.png"]
+
+
+def test_curves_say_where_the_weights_are_from_and_how_classes_do():
+    figure = Figure()
+    axes = figure.subplots()
+    rows = [row(4, pq=0.7, pq_classes=0.3, is_best=True), row(8, pq=0.5, pq_classes=0.4, is_best=False)]
+    _draw_scores(axes, rows, [4, 8])
+    lines = {line.get_label(): line for line in axes.get_lines()}
+
+    assert list(lines["weights: batch 4"].get_xdata()) == [4, 4]
+    assert list(lines["PQ within classes, their mean"].get_ydata()) == [0.3, 0.4]
+    assert "PQ now 0.500, best 0.700 at batch 4" in axes.get_title()
 
 
 def test_colours_tell_hits_misses_and_false_alarms(tmp_path):

@@ -1,0 +1,63 @@
+"""What tables of cells say beside the masks: intensities, stains, positivity and the region each cell lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import seggeo.io as image_io
+from seggeo.errors import OutputError
+from seggeo.io.regions import read_regions
+from seggeo.output.cells_table import Extras
+from seggeo.protocols import Result
+from seggeo.run.intensity import Rule, measure, white_of
+from seggeo.run.look import OVERVIEW_PX
+from seggeo.run.plan import Plan
+from seggeo.run.region_counts import Lookup
+
+TABLES = frozenset({"cells", "cells-csv", "qupath"})
+"""Sinks that take extras."""
+
+
+def enriched(plan: Plan, path: str, result: Result, folder: Path) -> Extras:
+    """Further columns for the tables of a result.
+
+    Args:
+        plan: Of the job.
+        path: The input.
+        result: Its merged objects.
+        folder: Where the columns' files are put.
+
+    Raises:
+        ConfigError: A rule of positivity or regions that do not fit the slide.
+        SourceError: Pixels that cannot be read.
+    """
+    output, reading = plan.settings.output, replace(plan.settings.reading, tissue="none")
+    with image_io.open_source(path, reading, native=True) as source:
+        if (source.frame.height, source.frame.width) != (result.frame.height, result.frame.width):
+            raise OutputError(
+                what=f"{path} cannot be measured", why="it is no longer the image that was segmented", mend="use --overwrite"
+            )
+        overview = source.overview(OVERVIEW_PX)
+        is_stained = len(source.bands) == 3 and image_io.shows_brightfield(source, overview)
+        columns = measure(result, source, folder, white=white_of(overview) if is_stained else None)
+    titles = {name: _title(name) for name in columns}
+    positive = None
+    if output.positive is not None:
+        positive = "positive"
+        columns[positive] = Rule(output.positive).apply(columns, folder)
+    lookup = None
+    if output.regions is not None:
+        lookup = Lookup(read_regions(output.regions, result.frame), result.frame)
+    return Extras(columns=columns, titles=titles, positive=positive, region=lookup)
+
+
+def wants_extras(formats: Collection[str]) -> bool:
+    """True when a chosen sink takes extras."""
+    return not TABLES.isdisjoint(formats)
+
+
+def _title(column: str) -> str:
+    kind, _, name = column.partition("_")
+    return f"{name.capitalize()} OD mean" if kind == "od" else f"{name.replace('_', ' ')} mean"
