@@ -6,7 +6,7 @@ import pytest
 import tifffile
 from scipy.spatial import cKDTree
 from skimage import draw
-from support_flow import succeed
+from support_flow import seggeo
 from support_slides import halved, jpegs
 
 SIDE, POOL = 512, 4
@@ -49,19 +49,23 @@ def write_large(path, tiles_down, tiles_across, image):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tile", [1024, 4096])
-def test_every_cell_of_two_gigapixels_is_counted_once_in_its_place(tmp_path, tile):
+@pytest.mark.parametrize(
+    ("down", "across", "work_mpp", "tile", "off_px"),
+    [(80, 100, 1.0, 1024, 1.4), (80, 100, 1.0, 4096, 1.4), (8, 12, 0.25, 512, 0.5), (8, 12, 0.25, 2048, 0.5)],
+)
+def test_every_cell_of_two_gigapixels_is_counted_once_in_its_place(tmp_path, down, across, work_mpp, tile, off_px):
+    """At full resolution within half a pixel; where a pixel of the work grid is four, within a third of that."""
     image, centres = pool()
-    down, across = 80, 100
     height, width = write_large(tmp_path / "large.svs", down, across, image)
     truth = np.concatenate(
         [centres + [r * POOL * SIDE, c * POOL * SIDE] for r in range(down // POOL) for c in range(across // POOL)]
     )
 
-    ran = succeed(
-        "count-cells", "large.svs", "-o", "out", "--work-mpp", "1", "--tissue", "none", "-f", "cells", "--json", "--no-preview",
-        "--model", "threshold", "--set", "split=false", "--tile", str(tile), "--overlap", "64", cwd=tmp_path, timeout=1800,
-    ).results[0]  # fmt: skip
+    options = ("--tissue", "none", "-f", "cells", "--json", "--no-preview", "--model", "threshold", "--set", "split=false")
+    grid = ("--work-mpp", str(work_mpp), "--tile", str(tile), "--overlap", "64")
+    done = seggeo("count-cells", "large.svs", "-o", "out", *options, *grid, cwd=tmp_path, timeout=1800)
+    assert done.code == 0, done.err
+    (ran,) = done.results
 
     area_mm2 = height * width * MPP**2 / 1e6
     assert ran["cells"] == len(truth)
@@ -69,5 +73,5 @@ def test_every_cell_of_two_gigapixels_is_counted_once_in_its_place(tmp_path, til
     cells = pd.read_parquet(tmp_path / "out" / "large_cells.parquet")
     distance, nearest = cKDTree(truth + 0.5).query(cells[["y_px", "x_px"]].to_numpy())
     assert len(np.unique(nearest)) == len(truth)
-    assert distance.max() < 1.0, "a pixel of the work grid is 4 px"
+    assert distance.max() < off_px
     assert np.abs((cells[["y_px", "x_px"]].to_numpy() - truth[nearest] - 0.5).mean(axis=0)).max() < 0.1, "nothing is shifted"

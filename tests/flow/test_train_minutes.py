@@ -6,7 +6,7 @@ import time
 
 import pytest
 from support_annotations import SHARED
-from support_flow import COMMAND, clean_environment, succeed
+from support_flow import COMMAND, clean_environment, seggeo
 from support_train import coco_of
 
 from seggeo.train import folder
@@ -33,6 +33,7 @@ def history(out):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data set is not beside the repository")
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["rasters", "coco", "polygons"])
 @pytest.mark.parametrize("model", ["unet", "maskrcnn"])
 def test_three_minutes_teach_something_and_a_kill_costs_little(tmp_path, model, kind):
@@ -48,8 +49,9 @@ def test_three_minutes_teach_something_and_a_kill_costs_little(tmp_path, model, 
     first.communicate()
     before = history(out)
     assert before, "it was killed after its first validation"
-    rest = succeed(*command, "--json", cwd=tmp_path, timeout=120 * MINUTES)
+    rest = seggeo(*map(str, command), "--json", cwd=tmp_path, timeout=120 * MINUTES)
 
+    assert rest.code == 0, rest.err
     assert "going on from batch" in rest.err
     after = history(out)
     assert after[: len(before)] == before, "nothing of it was done again"
@@ -57,10 +59,12 @@ def test_three_minutes_teach_something_and_a_kill_costs_little(tmp_path, model, 
     assert total[-1] < 0.95 * total[0]
     assert after[-1]["seconds"] < 60 * MINUTES + 30
     limits = ("--gsd", "0.3") if kind == "polygons" else ()
-    found = succeed(
+    found = seggeo(
         "segment", image, "--weights", "out/model.safetensors", *limits, "--no-preview", "--json", "-o", "found",
-        cwd=tmp_path, timeout=400,
-    ).results[0]  # fmt: skip
+        cwd=tmp_path, timeout=600,
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    (result,) = found.results
     print(f"\n{model} from {kind}: {after[-1]['step']} batches, loss {total[0]:.2f} to {total[-1]:.2f}, ", end="")
-    print(f"PQ {after[-1]['pq']}, AP50 {after[-1]['ap50']}, {found['objects']} objects")
-    assert found["failed_tiles"] == 0
+    print(f"PQ {after[-1]['pq']}, AP50 {after[-1]['ap50']}, {result['objects']} objects")
+    assert result["failed_tiles"] == 0
