@@ -3,8 +3,9 @@
     python scripts/weights/measure.py MANIFEST.csv MODEL OUT [--set key=value ...]
 
 MANIFEST is one that `nuclei_data.py` or `overhead_data.py` wrote; its rows with split `val` are measured. MODEL is what
-`--model` takes, a bundled name too. OUT gets a label raster of every image, `scores.json` and `worst.png`: the windows with
-the most errors of each kind, hits outlined green, misses blue, false alarms red. The table is printed as Markdown.
+`--model` takes, a bundled name too, or a file of weights. OUT gets a label raster of every image, `scores.json` and
+`worst.png`: the windows with the most errors of each kind, hits outlined green, misses blue, false alarms red. The table is
+printed as Markdown.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Measured:
 
 def measure(row: dict[str, str], model: str, out: Path, settings: dict[str, Any]) -> Measured:
     image = Path(row["image"])
+    what = {"weights": Path(model)} if model.endswith(".safetensors") else {"model": model}
     summary = seggeo.segment(
-        image, out / f"{image.stem}_labels.tif", model=model, set=settings, preview=False, workers=1, overwrite=True
+        image, out / f"{image.stem}_labels.tif", set=settings, preview=False, workers=1, overwrite=True, **what
     )  # fmt: skip
     with rasterio.open(next(iter(summary["outputs"].values()))) as source:
         found = source.read(1).astype(np.int32)
