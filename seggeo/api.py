@@ -56,7 +56,7 @@ def count_cells(paths: str | Path | Sequence[str | Path], out: str | Path, **set
     Raises:
         SeggeoError: What concerns all slides; one that fails alone is among the errors.
     """
-    from seggeo.run.count import COUNT_DEFAULTS, NOT_THE_SLIDES, Counted, Counting, count_slide
+    from seggeo.run.count import COUNT_DEFAULTS, Counted, Counting, count_slide, refusal_of
     from seggeo.run.count_folder import check_folder, write_tables
     from seggeo.run.slides import Slide, find_slides
 
@@ -71,10 +71,8 @@ def count_cells(paths: str | Path | Sequence[str | Path], out: str | Path, **set
     for slide in slides:
         try:
             counted += [event for event in count_slide(slide, how) if isinstance(event, Counted)]
-        except SeggeoError as error:
-            if error.exit_code in NOT_THE_SLIDES:
-                raise
-            failures.append((slide, error))
+        except Exception as error:  # noqa: BLE001 - whatever happens to one slide, the others are counted
+            failures.append((slide, refusal_of(error)))
         write_tables(how.out, counted, failures)
     return {
         "counts": [dict(done.row) for done in counted], "regions": [dict(row) for done in counted for row in done.regions],

@@ -108,7 +108,7 @@ def count_cells(  # noqa: PLR0913 - one parameter per option; they go straight i
 
 def _count_all(slides: list[Any], how: Any, talk: Talk) -> None:
     """Count every slide; one that fails does not keep the others from being done."""
-    from seggeo.run.count import NOT_THE_SLIDES
+    from seggeo.run.count import refusal_of
     from seggeo.run.count_folder import ERRORS, REPORT, write_page, write_tables
     from seggeo.run.plan import public_name
 
@@ -117,15 +117,14 @@ def _count_all(slides: list[Any], how: Any, talk: Talk) -> None:
     for slide in slides:
         try:
             counted.append(_count_one(slide, how, talk))
-        except SeggeoError as error:
-            if error.exit_code in NOT_THE_SLIDES:
-                raise
-            talk.failed(slide.path, error)
-            failures.append((slide, error))
+        except Exception as error:  # noqa: BLE001 - whatever happens to one slide, the others are counted
+            refused = refusal_of(error)
+            talk.failed(slide.path, refused)
+            failures.append((slide, refused))
             if len(slides) == 1:
                 write_tables(how.out, counted, failures)
                 raise
-            talk.error(error, slide.id)
+            talk.error(refused, slide.id)
         write_tables(how.out, counted, failures)
     command = shlex.join(["seggeo", *map(public_name, sys.argv[1:])])
     page = write_page(how.out, counted, failures, {"command": command})

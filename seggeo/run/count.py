@@ -7,6 +7,8 @@ was done before costs nothing when the command is given again.
 from __future__ import annotations
 
 import json
+import logging
+import traceback
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import suppress
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 import seggeo.io as image_io
 from seggeo.config import Execution, Settings, to_json
-from seggeo.errors import ConfigError, SeggeoWarning, SourceError
+from seggeo.errors import ConfigError, SeggeoError, SeggeoWarning, SourceError
 from seggeo.io.masked import MaskedSource
 from seggeo.io.regions import read_regions
 from seggeo.output.cells_table import Extras
@@ -36,6 +38,8 @@ from seggeo.run.segment import Summary, segment_file
 from seggeo.run.slides import Slide
 from seggeo.run.suspects import Noticed, notice, pictures, suspects
 from seggeo.store import publish
+
+log = logging.getLogger(__name__)
 
 COUNT_DEFAULTS: Mapping[str, Any] = {"tissue": "auto", "format": ("qupath", "cells", "ome-tiff")}
 """Settings of a count where the user chose no others."""
@@ -92,6 +96,24 @@ def count_slide(slide: Slide, how: Counting) -> Generator[Plan | PartReport | Su
                 yield _kept(plan, slide, event) or _counted(plan, slide, event, (how.out, said))
     for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def refusal_of(error: Exception) -> SeggeoError:
+    """What is told of a slide that failed; raises what the next slide would not escape, either.
+
+    Raises:
+        SeggeoError: No memory, no disk, or a stop.
+        MemoryError: As it is.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, SeggeoError) and error.exit_code in NOT_THE_SLIDES):
+        raise error
+    if isinstance(error, SeggeoError):
+        return error
+    log.debug("a slide failed\n%s", "".join(traceback.format_exception(error)))
+    return SeggeoError(
+        what=f"{type(error).__name__}: {' '.join(str(error).split())}", why="this is a bug in seggeo, met in this slide",
+        mend="run it alone with seggeo --debug ... and report what it prints",
+    )  # fmt: skip
 
 
 def _of_slide(settings: Settings, slide: Slide) -> Settings:

@@ -14,6 +14,9 @@ from support_annotations import SHARED
 from support_flow import call, has_escapes, seggeo, succeed
 from support_slides import write_ome
 
+from seggeo import count_cells
+from seggeo.run.suspects import notice as seggeo_notice
+
 SMALL = (
     "--model",
     "threshold",
@@ -212,6 +215,36 @@ def test_refusals(tmp_path, words, code, text):
     assert ran.code == code, ran.err
     assert text in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_from_python_and_whatever_happens_to_one_slide(tmp_path, monkeypatch):
+    truth = [slide(tmp_path / f"s{i}.ome.tif", seed=i)[0].max() for i in range(2)]
+    monkeypatch.setattr("seggeo.run.count.notice", _failing_once(seggeo_notice))
+
+    done = count_cells(
+        tmp_path, tmp_path / "out", model="threshold", set={"split": False}, tile=256, overlap=64, workers=1, format=("cells",)
+    )
+
+    assert [row["cells"] for row in done["counts"]] == truth[1:]
+    assert list(done["errors"]) == ["s0"]
+    assert "RuntimeError: a bolt from the blue" in done["errors"]["s0"]
+    again = count_cells(
+        tmp_path, tmp_path / "out", model="threshold", set={"split": False}, tile=256, overlap=64, workers=1, format=("cells",)
+    )
+    assert [row["cells"] for row in again["counts"]] == truth
+    assert again["errors"] == {}
+
+
+def _failing_once(function):
+    calls = []
+
+    def wrapped(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise RuntimeError("a bolt from the blue")
+        return function(*args)
+
+    return wrapped
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data set is not beside the repository")
