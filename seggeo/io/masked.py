@@ -54,5 +54,16 @@ class MaskedSource:
     def __exit__(self, *_: object) -> None:
         self._source.close()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+    def fingerprint(self) -> dict[str, Any]:
+        """The source's own."""
+        marks: dict[str, Any] = self._source.fingerprint()
+        return marks
+
+    def describe(self) -> dict[str, Any]:
+        """What the file is and how it is read, as JSON values."""
+        facts: dict[str, Any] = self._source.describe()
+        return facts
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()

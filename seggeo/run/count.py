@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import seggeo.io as image_io
-from seggeo.config import Execution, Settings, to_json
+from seggeo.config import Execution, Settings
 from seggeo.errors import ConfigError, SeggeoError, SeggeoWarning, SourceError
 from seggeo.io.masked import MaskedSource
 from seggeo.io.regions import read_regions
@@ -31,7 +31,7 @@ from seggeo.output.report_html_pictures import outline_tissue
 from seggeo.output.report_html_records import Picture, SlideReport
 from seggeo.run.execute import PartReport
 from seggeo.run.finish import MERGED, provenance_of
-from seggeo.run.plan import Plan, overview_image
+from seggeo.run.plan import Plan, output_identity, overview_image
 from seggeo.run.region_counts import count_regions
 from seggeo.run.result import StoredResult, open_result
 from seggeo.run.segment import Summary, segment_file
@@ -153,7 +153,7 @@ def _kept(plan: Plan, slide: Slide, summary: Summary) -> Counted | None:
 
 
 def _key(plan: Plan) -> list[Any]:
-    return [_SCHEMA, plan.job.merge_key, to_json(plan.settings.output)]
+    return [_SCHEMA, plan.job.merge_key, output_identity(plan.settings.output)]
 
 
 def _counted(plan: Plan, slide: Slide, summary: Summary, told: tuple[Path, list[str]]) -> Counted:

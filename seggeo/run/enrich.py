@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import seggeo.io as image_io
+from seggeo.config import Output
 from seggeo.errors import OutputError
 from seggeo.io.regions import read_regions
 from seggeo.output.cells_table import Extras
@@ -53,9 +53,9 @@ def enriched(plan: Plan, path: str, result: Result, folder: Path) -> Extras:
     return Extras(columns=columns, titles=titles, positive=positive, region=lookup)
 
 
-def wants_extras(formats: Collection[str]) -> bool:
-    """True when a chosen sink takes extras."""
-    return not TABLES.isdisjoint(formats)
+def wants_extras(output: Output) -> bool:
+    """True when a chosen sink takes extras, or positivity is asked for, which a count states without any table of cells."""
+    return output.positive is not None or not TABLES.isdisjoint(output.format)
 
 
 def _title(column: str) -> str:

@@ -41,7 +41,7 @@ def measure(result: Result, source: Any, folder: Path, *, white: Sequence[float]
         By name (`mean_red`, `od_dab`), `(count,)` float32, a cell's value at `id - 1`; file-backed. Intensities are in
         the file's own values; optical densities are decimal, of each stain alone.
     """
-    names = [f"mean_{plain(band)}" for band in source.bands]
+    names = [f"mean_{name}" for name in distinct(source.bands)]
     stained = [f"od_{stain}" for stain in STAINS] if white is not None else []
     columns = {name: _column(folder / f"{name}.npy", result.count) for name in (*names, *stained)}
     for objects in result.iter_objects():
@@ -69,6 +69,12 @@ def white_of(overview: Pixels) -> tuple[float, ...]:
 def plain(name: str) -> str:
     """A band's name as part of a column's name."""
     return "".join(c if c.isalnum() else "_" for c in name.strip().lower()).strip("_") or "band"
+
+
+def distinct(bands: Sequence[str]) -> list[str]:
+    """Plain names; bands that share one are told apart by their numbers, counted from 1."""
+    names = [plain(band) for band in bands]
+    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names, 1)]
 
 
 class Rule:

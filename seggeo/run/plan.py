@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import seggeo.io as image_io
-from seggeo.config import Execution, Settings, Tiling, to_json
+from seggeo.config import Execution, Output, Settings, Tiling, to_json
 from seggeo.errors import ConfigError, SeggeoWarning
 from seggeo.job import Job
 from seggeo.models.preferences import preferred
@@ -162,6 +162,11 @@ def _digests(settings: Settings) -> dict[str, str | None]:
         "aoi": _digest_of(settings.reading.aoi),
         "tissue": tissue if tissue in image_io.TISSUE_RULES else _digest_of(Path(tissue)),
     }
+
+
+def output_identity(output: Output) -> dict[str, Any]:
+    """What decides the bytes of the outputs, JSON values: the settings, with a digest in place of the regions' file."""
+    return {**to_json(output), "regions": _digest_of(output.regions)}
 
 
 def _digest_of(path: Path | None) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import seggeo.io as image_io
 from seggeo import plugins
-from seggeo.config import Execution, Settings, to_json
+from seggeo.config import Execution, Settings
 from seggeo.errors import ModelError, OutputError, SourceError
 from seggeo.files import remove_leftovers, translated
 from seggeo.run.enrich import enriched, wants_extras
@@ -25,7 +25,7 @@ from seggeo.run.execute import PartReport, choose_workers, pending, run_parts
 from seggeo.run.finish import MERGED, merge_parts, only_writer, provenance_of, write_json, write_outputs, write_preview
 from seggeo.run.naming import Places, places
 from seggeo.run.part import Recipe, check_unchanged
-from seggeo.run.plan import Plan, estimate, input_name, make_plan, overview_image, public_name
+from seggeo.run.plan import Plan, estimate, input_name, make_plan, output_identity, overview_image, public_name
 from seggeo.store import RunStore, publish
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _finished(where: Places, plan: Plan, store: RunStore) -> Summary | None:
     """The summary of an earlier run of this very job that wrote all that is asked for and lost no tile."""
     made, report = _read_json(where.provenance), _read_json(store.folder / "report.json")
-    same = made.get("merge_key") == plan.job.merge_key and made.get("output") == to_json(plan.settings.output)
+    same = made.get("merge_key") == plan.job.merge_key and made.get("output") == output_identity(plan.settings.output)
     files = [*where.outputs.values(), *([where.preview] if plan.settings.output.preview else [])]
     if not same or report.pop("merge_key", None) != plan.job.merge_key or not all(path.exists() for path in files):
         return None
@@ -241,7 +241,7 @@ def _finish(
     provenance = provenance_of(job)
     with only_writer(store.folder):
         result, tally, filtered = merge_parts(job, store, provenance)
-        extras = enriched(plan, path, result, store.folder / MERGED) if wants_extras(where.outputs) else None
+        extras = enriched(plan, path, result, store.folder / MERGED) if wants_extras(plan.settings.output) else None
         written = write_outputs(result, plan.settings.output, where, extras)
         preview = None
         if plan.settings.output.preview:
@@ -262,7 +262,7 @@ def _finish(
         k: v for k, v in summary.to_json().items() if k in ("objects", "tiles", "empty_tiles", "capped_tiles", "failed_tiles")
     }
     values = {**provenance, "merge_key": job.merge_key, "counts": counts, "readings": readings, "failures": failures}
-    named = {"output": to_json(plan.settings.output), "outputs": sorted(p.name for p in written)}
+    named = {"output": output_identity(plan.settings.output), "outputs": sorted(p.name for p in written)}
     write_json(where.provenance, {**values, **named})
     write_json(
         store.folder / "report.json",

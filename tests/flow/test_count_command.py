@@ -179,6 +179,16 @@ def test_regions_are_counted_by_name_of_their_number(tmp_path):
     assert float(regions[1]["area_mm2"]) == pytest.approx(200 * 200 * MPP**2 / 1e6)
     assert float(regions[0]["area_mm2"]) == pytest.approx((450 * 700 - 200 * 200) * MPP**2 / 1e6)
 
+    (tmp_path / "r.geojson").write_text(json.dumps(features[1]))  # the same name, other regions
+    succeed("count-cells", "a.ome.tif", "-o", "out", *SMALL, "-f", "cells", "--regions", "r.geojson", cwd=tmp_path)
+    assert [r["region"] for r in rows_of(tmp_path / "out" / "regions.csv")] == ["Inner"]
+
+
+def test_positivity_needs_no_table_of_cells(tmp_path):
+    slide(tmp_path / "a.ome.tif")
+    ran = succeed("count-cells", "a.ome.tif", "-o", "out", *SMALL, "-f", "cog", "--positive", "cd3>200", "--json", cwd=tmp_path)
+    assert ran.results[0]["positive"] == pytest.approx(1 / 3, abs=0.01)
+
 
 def test_pixels_are_counted_where_nobody_knows_better(tmp_path):
     labels, _ = slide(tmp_path / "a.ome.tif", mpp=None)

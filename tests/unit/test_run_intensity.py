@@ -74,6 +74,13 @@ def test_only_what_holds_cells_is_read(tmp_path):
     assert picture.read_px < 1000
 
 
+def test_channels_of_one_plain_name_are_told_apart(tmp_path):
+    labels = random_scene("discs", 0, (60, 60))
+    image = np.stack([np.full(labels.shape, v) for v in (1, 2, 3)], axis=2).astype(np.uint8)
+    found = measure(result_of(labels), Picture(image, ("Cy5", "cy5", "DAPI")), tmp_path)
+    assert {name: values[0] for name, values in found.items()} == {"mean_cy5_1": 1, "mean_cy5_2": 2, "mean_dapi": 3}
+
+
 def test_no_cells_have_no_columns_of_any_length(tmp_path):
     frame = Frame(height=50, width=60)
     found = measure(empty_result(frame), Picture(np.zeros((50, 60, 1), np.uint8), ("gray",)), tmp_path)
