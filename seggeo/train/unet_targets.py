@@ -2,7 +2,8 @@
 
 Seed is the distance to the object's boundary over the greatest in the object; offsets lead to the object's centroid,
 rows then columns, in units of `OFFSET_UNIT` px. Pixels of small objects count more, so that every object counts
-alike: a pixel's weight falls with the square root of its object's area.
+alike: a pixel's weight falls with the square root of its object's area. The ground around an object weighs as much as the
+object does: were it lighter, small objects would be learnt too large, and were it heavier, large ones too small.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from seggeo.models.unet_fields import OFFSET_UNIT
 
 _TYPICAL_AREA = 300.0
 _HEAVIEST, _LIGHTEST = 3.0, 0.4
+_GROUND_PX = (3.0, 9.0)
+"""Ground nearer than the first weighs as the nearest object, farther than the second 1, in between in proportion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +55,20 @@ def unet_targets(labels: NDArray[np.int32], classes: NDArray[np.int32], valid: N
         offset[axis, row, col] = (centre[owner] - place) / OFFSET_UNIT
     weight = np.ones(labels.shape, np.float32)
     weight[row, col] = np.clip(np.sqrt(_TYPICAL_AREA / area[owner]), _LIGHTEST, _HEAVIEST)
+    if count:
+        weight = _with_ground(weight, labels)
     weight[_close_calls(labels)] *= 2.0
     weight *= valid
     lookup = np.concatenate([[0], np.asarray(classes, np.int64) + 1])
     return Targets(classes=lookup[labels], seed=_seed(labels, count), offset=offset, weight=weight)
+
+
+def _with_ground(weight: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Weights of objects, and of the ground around them by its distance to the nearest."""
+    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    near, far = _GROUND_PX
+    share = np.clip((far - distance) / (far - near), 0, 1).astype(np.float32)
+    return np.asarray(1 + (weight[tuple(nearest)] - 1) * share, np.float32)
 
 
 def _seed(labels: NDArray[np.int32], count: int) -> NDArray[np.float32]:
