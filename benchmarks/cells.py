@@ -7,7 +7,7 @@ memory within 10 % from one million to three.
 Rival, with --rival: the script that many people write (a list of features from `rasterio.features.shapes` of the label raster,
 `skimage.measure.regionprops_table` for the same measurements, `json.dump` into gzip), on as many cells as it is given.
 
-Run: python benchmarks/cells.py [--cells 1000000 3000000] [--writers qupath cells cells-csv ome-tiff] [--rival 20000]
+Run: python benchmarks/cells.py [--cells 1000000 3000000] [--writers qupath cells cells-csv ome-tiff ome-zarr] [--rival 20000]
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from seggeo.instances import Instances, Objects
 from seggeo.protocols import SinkOptions
 
 PITCH, SIDE = 22, 20
-SUFFIX = {"qupath": ".geojson.gz", "cells": ".parquet", "cells-csv": ".csv", "ome-tiff": ".ome.tif"}
+SUFFIX = {"qupath": ".geojson.gz", "cells": ".parquet", "cells-csv": ".csv", "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
 SINKS = {
     "qupath": "seggeo.output.qupath:write_qupath", "cells": "seggeo.output.cells:write_cells",
     "cells-csv": "seggeo.output.cells:write_cells_csv", "ome-tiff": "seggeo.output.ome_tiff:write_ome_tiff",
+    "ome-zarr": "seggeo.output.ome_zarr:write_ome_zarr",
 }  # fmt: skip
 
 
@@ -109,8 +110,13 @@ def write(name: str, count: int, path: Path) -> None:
     begin = time.process_time()
     getattr(import_module(module), function)(slide, path, SinkOptions())
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    facts = {"cpu": time.process_time() - begin, "peak": int(peak.split()[1]) / 1024, "size": path.stat().st_size / 1e6}
+    facts = {"cpu": time.process_time() - begin, "peak": int(peak.split()[1]) / 1024, "size": size_of(path) / 1e6}
     print(json.dumps({**facts, "cells": slide.count}))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
 
 
 def rival(count: int, path: Path) -> None:
@@ -137,7 +143,7 @@ def rival(count: int, path: Path) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as out:
         json.dump({"type": "FeatureCollection", "features": features}, out)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    facts = {"cpu": time.process_time() - begin, "peak": int(peak.split()[1]) / 1024, "size": path.stat().st_size / 1e6}
+    facts = {"cpu": time.process_time() - begin, "peak": int(peak.split()[1]) / 1024, "size": size_of(path) / 1e6}
     print(json.dumps({**facts, "cells": slide.count}))
 
 

@@ -188,7 +188,7 @@ def stream(scene: scenes.Scene, folder: Path) -> Facts:
         model={"name": "oracle", "exclusive": True, "classes": ["object"]}, merge=to_json(Merge()),
     )  # fmt: skip
     before, began = peak_mb(), time.process_time()
-    result, tally, _ = merge_parts(job, RunStore(folder), {})
+    result, tally, _ = merge_parts(job, RunStore(folder), folder / "merged", {})
     merged_peak, middle = peak_mb(), time.process_time()
     write_outputs(result, Output(format=("gpkg", "cog")), places(folder, "scene", ("gpkg", "cog"), folder))
     return {

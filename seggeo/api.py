@@ -28,11 +28,14 @@ def segment(path: str | Path, out: str | Path | None = None, **settings: Any) ->
     Raises:
         SeggeoError: Of the kind that fits.
     """
+    from seggeo.run.enrich import check_tables
     from seggeo.run.naming import with_format
-    from seggeo.run.segment import Summary, segment_file
+    from seggeo.run.outcome import Summary
+    from seggeo.run.segment import segment_file
 
     target = Path(out) if out is not None else None
     chosen, execution = settings_from(with_format(settings, target))
+    check_tables(chosen.output)
     summary: dict[str, Any] = {}
     for event in segment_file(str(path), chosen, execution, target):
         if isinstance(event, Summary):

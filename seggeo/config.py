@@ -15,6 +15,7 @@ from typing import Any
 from seggeo.errors import ConfigError
 
 MAX_PIXELS = 4 * 10**12
+STAIN_NORMS = ("none", "macenko")
 AUTO = "auto"
 """The model that is chosen for the image, or for the weights."""
 
@@ -46,6 +47,8 @@ class Reading:
     """auto finds the tissue and reads nothing else; none reads everything; or a file: a mask image or GeoJSON."""
     stretch: str = "auto"
     """auto, none, minmax, percent:LOW,HIGH or LOW,HIGH in the file's own values."""
+    stain_norm: str = "none"
+    """macenko shows a brightfield slide's haematoxylin and eosin to the model as a reference slide has them; none does not."""
     allow_vrt: bool = False
     """Open VRT files, whose sources must lie in the VRT's own folder."""
     max_pixels: int = MAX_PIXELS
@@ -58,6 +61,17 @@ class Reading:
             raise ConfigError(
                 what=f"a GSD of {self.gsd} m", why="it is the side of a pixel on the ground", mend="use --gsd 0.3"
             )
+        if self.bands is not None and self.channel is not None:
+            raise ConfigError(
+                what=f"bands {','.join(map(str, self.bands))} and channels {','.join(self.channel)}",
+                why="both choose what is read",
+                mend="use one of --bands and --channel",
+            )
+        if self.stain_norm not in STAIN_NORMS:
+            raise ConfigError(
+                what=f"stain-norm {self.stain_norm!r} is unknown", why=f"known are {' and '.join(STAIN_NORMS)}",
+                mend="use --stain-norm macenko",
+            )  # fmt: skip
         _check_length("mpp", self.mpp, "um", "0.5")
         _check_length("work-mpp", self.work_mpp, "um", "0.5")
 
@@ -157,6 +171,8 @@ class Execution:
     """Processes that predict; 0 chooses by device, cores and memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    devices: str | None = None
+    """GPUs to predict on, a process on each: all, or their numbers, 0,1."""
     batch: int = 0
     """Tiles, or prompts, per forward pass; 0 lets the model choose."""
     autocast: bool = False
@@ -167,18 +183,43 @@ class Execution:
     """Replace outputs, and a run folder, of another job."""
     allow_partial: bool = False
     """Finish with exit code 0 although tiles failed."""
+    on_bad_tile: str = "skip"
+    """What a tile that fails twice does: skip notes it and goes on, fail stops the run."""
+    dask: str | None = None
+    """Dask workers that predict instead of processes of this one: `tcp://host:port`, `local:4`, `slurm` or `slurm:8`."""
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.batch < 0:
             raise ConfigError(
                 what=f"workers {self.workers}, batch {self.batch}", why="counts are not negative", mend="use 0 for automatic"
             )
+        if self.on_bad_tile not in ("skip", "fail"):
+            raise ConfigError(
+                what=f"on-bad-tile {self.on_bad_tile!r}", why="a bad tile is skipped or stops the run",
+                mend="use --on-bad-tile skip or fail",
+            )  # fmt: skip
+        if self.dask is not None and not re.fullmatch(r"local:[1-9]\d*|slurm(:[1-9]\d*)?|(tcp|tls)://\S+:\d+", self.dask):
+            raise ConfigError(
+                what=f"--dask {self.dask}", why="it is the address of a Dask scheduler, or says how many workers to start",
+                mend="use --dask tcp://host:8786, local:4, slurm or slurm:8",
+            )  # fmt: skip
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(
                 what=f"there is no device called {self.device!r}",
                 why="known are auto, cpu, cuda, cuda:N and mps",
                 mend="use --device auto",
             )
+        if self.devices is not None:
+            self._check_devices(self.devices)
+
+    def _check_devices(self, devices: str) -> None:
+        if not re.fullmatch(r"all|\d+(,\d+)*", devices):
+            raise ConfigError(what=f"--devices {devices}", why="GPUs have numbers", mend="use --devices all, or --devices 0,1")
+        if self.device not in ("auto", "cuda") or self.dask is not None:
+            raise ConfigError(
+                what=f"--devices {devices} beside --d{'ask' if self.dask else 'evice'}", why="both say where to predict",
+                mend="use one of them",
+            )  # fmt: skip
 
 
 def to_json(record: Any) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from seggeo.geometry import Frame
@@ -17,6 +19,11 @@ from seggeo.tiling import PartGrid, TileGrid
 
 SCHEMA = 1
 """Raised when files of an older seggeo would mean something else."""
+
+
+@cache
+def _own_version() -> str:
+    return metadata.version("seggeo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,8 @@ class Job:
     choice: Mapping[str, Any] | None = None
     """How `--model auto` came to the model; None when the user named it. Says why, changes nothing."""
     schema: int = SCHEMA
+    version: str = field(default_factory=_own_version)
+    """Of the seggeo that planned it: another may predict otherwise."""
 
     @property
     def grid(self) -> TileGrid:

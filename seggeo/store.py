@@ -11,6 +11,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.errors import OutputError, StoreError
-from seggeo.files import publishing, remove_leftovers, translated
+from seggeo.files import claim, is_temporary, publishing, remove_leftovers, translated
 from seggeo.instances import Instances
 from seggeo.job import Job, differences
 
 Arrays = Mapping[str, NDArray[Any]]
 _DIGEST_BYTES = 32
+_PARTS = ("parts/*/*.part", "parts/*/*.begun")
 _FOLDER = 1000
 """Part files in one folder."""
 
@@ -54,28 +56,34 @@ class RunStore:
         Raises:
             OutputError: The folder holds another job, or something that is not a run folder, or cannot be written.
         """
-        path = self.folder / "job.json"
-        if path.exists():
-            there = self.load_job_values()
-            old, new = _prediction_values(there), _prediction_values(job.to_json())
-            if old != new:
-                if not overwrite:
-                    raise OutputError(
-                        what=f"{self.folder} belongs to another job",
-                        why="; ".join(differences(old, new)[:6]),
-                        mend="use another --work folder, or --overwrite to throw its tiles away",
-                    )
-                self.discard()
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise OutputError(
-                what=f"{self.folder} is not a run folder",
-                why="it holds files but no job.json, and seggeo does not delete what it did not make",
-                mend="use another --work folder",
-            )
+        path, data = self.folder / "job.json", json.dumps(job.to_json(), indent=1, sort_keys=True).encode()
         with translated(path):
+            if not path.exists() and self._holds_files() and not path.exists():  # another process may just have begun it
+                raise OutputError(
+                    what=f"{self.folder} is not a run folder",
+                    why="it holds files but no job.json, and seggeo does not delete what it did not make",
+                    mend="use another --work folder",
+                )
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.folder, deep=True)
-        publish(path, json.dumps(job.to_json(), indent=1, sort_keys=True).encode())
+            remove_leftovers(self.folder, deep=True)
+        if not path.exists() and claim(path, data):
+            return
+        old, new = _prediction_values(self.load_job_values()), _prediction_values(job.to_json())
+        if old != new:
+            if not overwrite:
+                raise OutputError(
+                    what=f"{self.folder} belongs to another job",
+                    why="; ".join(differences(old, new)[:6]),
+                    mend="use another --work folder, or --overwrite to throw its tiles away",
+                )
+            with translated(path):
+                self.discard()
+        publish(path, data)
+
+    def _holds_files(self) -> bool:
+        """True when the folder holds more than a run leaves that is killed before it has its job.json."""
+        found = (path.relative_to(self.folder).parts for path in self.folder.rglob("*") if not path.is_dir())
+        return any(not any(map(is_temporary, parts)) for parts in found)
 
     def load_job_values(self) -> dict[str, Any]:
         """The job.json of the folder.
@@ -98,11 +106,23 @@ class RunStore:
 
     def save(self, part: Part) -> Path:
         """Write one part under its final name."""
-        i = part.instances
-        arrays: dict[str, NDArray[Any]] = {
-            "box": i.box, "z": i.z, "label": i.label, "score": i.score, "runs": i.runs, "start": i.start, "tile": part.tile,
-        }  # fmt: skip
-        return publish(self.part_path(part.part), pack(arrays, {"part": part.part, **part.notes}))
+        path = publish(self.part_path(part.part), _packed(part))
+        self.begun_path(part.part).unlink(missing_ok=True)
+        return path
+
+    def begun_path(self, part: int) -> Path:
+        """Name of what a stopped run has done of a part."""
+        return self.part_path(part).with_suffix(".begun")
+
+    def save_begun(self, part: Part) -> Path:
+        """Write the first tiles of a part, so that whoever goes on need not repeat them."""
+        return publish(self.begun_path(part.part), _packed(part))
+
+    def load_begun(self, part: int) -> Part | None:
+        """What `save_begun` wrote; None where there is nothing whole."""
+        with suppress(OSError, ValueError):
+            return _unpacked(part, self.begun_path(part).read_bytes())
+        return None
 
     def load(self, part: int) -> Part:
         """Read one part.
@@ -112,15 +132,13 @@ class RunStore:
         """
         path = self.part_path(part)
         try:
-            arrays, notes = unpack(path.read_bytes())
+            return _unpacked(part, path.read_bytes())
         except (OSError, ValueError) as error:
             raise StoreError(
                 what=f"part {part} cannot be read from {path}",
                 why=str(error),
                 mend="run the same command again: it is made anew",
             ) from error
-        tile = arrays.pop("tile")
-        return Part(part=part, instances=Instances(**arrays), tile=tile, notes=notes)
 
     def is_done(self, part: int) -> bool:
         """True when the part's file is whole and none of its tiles failed."""
@@ -132,10 +150,24 @@ class RunStore:
         return not notes.get("failures")
 
     def discard(self) -> None:
-        """Remove everything this store wrote, and nothing else."""
-        for pattern in ("parts/*/*.part", "merged/*", "job.json", "report.json", "failures.jsonl", "merge.lock"):
+        """Remove everything this store wrote, and nothing else; what says that it is one goes last."""
+        for pattern in (*_PARTS, "merged/*", "report.json", "failures.jsonl", "merge.lock", "task.json", "job.json"):
             for path in self.folder.glob(pattern):
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+
+def _packed(part: Part) -> bytes:
+    i = part.instances
+    arrays: dict[str, NDArray[Any]] = {
+        "box": i.box, "z": i.z, "label": i.label, "score": i.score, "runs": i.runs, "start": i.start, "tile": part.tile,
+    }  # fmt: skip
+    return pack(arrays, {"part": part.part, **part.notes})
+
+
+def _unpacked(part: int, data: bytes) -> Part:
+    arrays, notes = unpack(data)
+    tile = arrays.pop("tile")
+    return Part(part=part, instances=Instances(**arrays), tile=tile, notes=notes)
 
 
 def _prediction_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +215,15 @@ def read_notes(path: Path) -> dict[str, Any]:
         ValueError: It is not whole.
     """
     return unpack(path.read_bytes())[1]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def read_chunks(path: Path) -> Iterator[dict[str, NDArray[Any]]]:

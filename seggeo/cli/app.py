@@ -6,17 +6,19 @@ import logging
 import os
 import sys
 import warnings
+from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from seggeo import __version__
-from seggeo.cli import inspect, models
+from seggeo.cli import batch, inspect, models, planning
 from seggeo.cli.count_cells import count_cells
 from seggeo.cli.evaluate import evaluate
 from seggeo.cli.segment import segment
 from seggeo.cli.train import train
 from seggeo.errors import ResourceError, SeggeoError
+from seggeo.run import logs
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -24,11 +26,22 @@ app = typer.Typer(
 )  # fmt: skip
 app.command()(segment)
 app.command("count-cells")(count_cells)
+app.add_typer(planning.app, name="plan")
+app.command()(batch.run)
+app.command()(batch.merge)
+app.command()(batch.status)
 app.command()(evaluate)
 app.command()(train)
 app.command()(inspect.info)
 app.command()(inspect.plugins)
 app.add_typer(models.app, name="models")
+
+
+class LogFormat(StrEnum):
+    """How messages are written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def _print_version(asked: bool) -> None:
@@ -43,11 +56,12 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything and show tracebacks.")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", envvar=logs.VARIABLE, help="What standard error holds: text, or JSON lines.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Turn images bigger than memory into objects."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.start(log_format.value, logging.DEBUG if debug else logging.WARNING)
     warnings.formatwarning = _format_warning
     if not debug:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -100,7 +114,8 @@ def _refuse(error: SeggeoError, code: int, debug: bool, cause: BaseException | N
     if debug:
         logging.getLogger("seggeo").exception("refused", exc_info=cause or True)
     try:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if not logs.tell("error", {"message": error.what, "why": error.why, "fix": error.mend, "exit": code}):
+            print(f"error: {error}", file=sys.stderr, flush=True)
     except BrokenPipeError:
         _leave_quietly()
     sys.exit(code)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from seggeo.cli import options as o
-from seggeo.cli.segment import announced, stopping
+from seggeo.cli.segment import announced, stoppable, time_left
 from seggeo.cli.talk import Talk
 from seggeo.config import settings_from
 from seggeo.errors import ConfigError, IncompleteError, SeggeoError, SeggeoWarning
@@ -34,7 +34,7 @@ _FORMATS = Annotated[
     list[str] | None,
     typer.Option(
         "--format", "-f", envvar="SEGGEO_FORMAT", show_default="qupath,cells,ome-tiff", rich_help_panel=o.WRITING,
-        help="Files of each slide: qupath, cells, cells-csv, ome-tiff, cog, gpkg; several with commas.",
+        help="Files of each slide: qupath, cells, cells-csv, ome-tiff, ome-zarr, cog, gpkg; several with commas.",
     ),
 ]  # fmt: skip
 _TISSUE = Annotated[
@@ -58,8 +58,10 @@ def count_cells(  # noqa: PLR0913 - one parameter per option; they go straight i
     work_mpp: o.WorkMpp = None,
     pixels: Pixels = False,
     channel: o.Channel = None,
+    bands: o.Bands = None,
     tissue: _TISSUE = None,
     stretch: o.Stretch = None,
+    stain_norm: o.StainNorm = None,
     max_pixels: o.MaxPixels = None,
     tile: o.Tile = None,
     overlap: o.Overlap = None,
@@ -73,9 +75,13 @@ def count_cells(  # noqa: PLR0913 - one parameter per option; they go straight i
     overwrite: o.Overwrite = None,
     workers: o.Workers = None,
     device: o.Device = None,
+    devices: o.Devices = None,
     batch: o.Batch = None,
     autocast: o.Autocast = None,
     allow_partial: o.AllowPartial = None,
+    on_bad_tile: o.OnBadTile = None,
+    dask: o.Dask = None,
+    time_limit: o.TimeLimit = None,
     config: o.Config = None,
     json_: o.Json = False,
     quiet: o.Quiet = False,
@@ -85,25 +91,38 @@ def count_cells(  # noqa: PLR0913 - one parameter per option; they go straight i
 
     One bad slide never costs the others. A count that was stopped goes on where it was when the same command is given again.
     """
+    talk = Talk(quiet=quiet, verbose=verbose, json=json_, out=sys.stdout)
+    limit_s = time_left(time_limit, talk)
+    found, how = counting_of(ctx, slides, out, config)
+    from seggeo.run.dask_cluster import kept_clusters
+
+    with stoppable(limit_s), kept_clusters(), redirect_stdout(sys.stderr):
+        _count_all(found, how, talk)
+
+
+def counting_of(ctx: typer.Context, slides: list[str], out: Path, config: Path | None) -> tuple[list[Any], Any]:
+    """The slides that a command line asks for, and how they are counted; the folder of the results is there.
+
+    Raises:
+        ConfigError: Of options that are wrong, or do not go together.
+    """
     from seggeo.run.count import COUNT_DEFAULTS, Counting
     from seggeo.run.count_folder import check_folder
     from seggeo.run.intensity import Rule
     from seggeo.run.slides import find_slides
 
-    talk = Talk(quiet=quiet, verbose=verbose, json=json_, out=sys.stdout)
-    if verbose:
+    if ctx.params.get("verbose"):
         logging.getLogger("seggeo").setLevel(min(logging.INFO, logging.getLogger().level))
     values, _ = o.gather(ctx, config)
     settings, execution = settings_from({**COUNT_DEFAULTS, **values})
     if settings.output.positive is not None:
         Rule(settings.output.positive)
+    regions = settings.output.regions
     if regions is not None and not regions.is_file():
         raise ConfigError(what=f"--regions {regions}", why="there is no such file", mend="give GeoJSON as QuPath exports it")
     found = find_slides(slides)
     check_folder(out)
-    how = Counting(settings=settings, execution=execution, out=out, pixels=pixels)
-    with stopping(), redirect_stdout(sys.stderr):
-        _count_all(found, how, talk)
+    return found, Counting(settings=settings, execution=execution, out=out, pixels=bool(ctx.params.get("pixels")))
 
 
 def _count_all(slides: list[Any], how: Any, talk: Talk) -> None:
@@ -142,7 +161,7 @@ def _count_all(slides: list[Any], how: Any, talk: Talk) -> None:
 
 def _count_one(slide: Any, how: Any, talk: Talk) -> Any:
     from seggeo.run.count import Counted, count_slide
-    from seggeo.run.execute import PartReport
+    from seggeo.run.part import PartReport
     from seggeo.run.plan import Plan
 
     progress, counted = None, None

@@ -7,6 +7,7 @@ default to None, "not given"; the defaults live in the records. Option > SEGGEO_
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -75,6 +76,10 @@ Stretch = Annotated[
     str | None,
     _option("stretch", "auto", "To 8 bits, one for the whole image: auto, none, minmax, percent:2,98 or LOW,HIGH.", INPUT),
 ]
+StainNorm = Annotated[
+    str | None,
+    _option("stain-norm", "none", "Show H&E to the model in a reference's colours, by stains of the slide: macenko.", INPUT),
+]
 AllowVrt = Annotated[bool | None, _flag("allow-vrt", "Open VRT files whose sources lie in their own folder.", INPUT)]
 MaxPixels = Annotated[float | None, _option("max-pixels", "4e12", "Refuse images that claim more pixels.", INPUT)]
 Tile = Annotated[int | None, _option("tile", "the model's", "Side of a tile's window, px.", TILES)]
@@ -89,7 +94,7 @@ Out = Annotated[
 ]
 Format = Annotated[
     list[str] | None,
-    _option("format", "gpkg", "Outputs: gpkg, fgb, parquet, geojson, cog; several with commas.", WRITING, ("-f",)),
+    _option("format", "gpkg", "Outputs: gpkg, fgb, parquet, geojson, cog, ome-zarr; several with commas.", WRITING, ("-f",)),
 ]
 Simplify = Annotated[
     str | None, _option("simplify", "0", "Simplify outlines by up to this, 0.5m: metres in every CRS.", WRITING)
@@ -98,12 +103,27 @@ Preview = Annotated[bool | None, _flag("preview", "Draw a PNG beside the result 
 Overwrite = Annotated[bool | None, _flag("overwrite", "Replace outputs and tiles of another job.", WRITING)]
 Workers = Annotated[int | None, _option("workers", "by cores and memory", "Processes that predict.", RUNNING)]
 Device = Annotated[str | None, _option("device", "auto", "auto, cpu, cuda, cuda:N or mps.", RUNNING)]
+Devices = Annotated[
+    str | None, _option("devices", "one", "GPUs to predict on, a process on each: all, or numbers, 0,1.", RUNNING)
+]
 Batch = Annotated[int | None, _option("batch", "the model's", "Tiles or prompts per forward pass.", RUNNING)]
 Autocast = Annotated[bool | None, _flag("autocast", "Lower precision on an accelerator.", RUNNING)]
 Work = Annotated[
     Path | None, _option("work", "beside the output", "Run folder: finished tiles, so that a killed run goes on.", RUNNING)
 ]
 AllowPartial = Annotated[bool | None, _flag("allow-partial", "Exit with 0 although some tiles failed.", RUNNING)]
+OnBadTile = Annotated[
+    str | None,
+    _option("on-bad-tile", "skip", "A tile that fails twice: skip (noted, exit 4) or fail (stop at once).", RUNNING),
+]
+Dask = Annotated[
+    str | None,
+    _option("dask", "none", "Predict with Dask: tcp://host:8786 (running), local:4 or slurm:8 (workers to start).", RUNNING),
+]
+TimeLimit = Annotated[
+    str | None,
+    _option("time-limit", "SLURM's, else none", "Stop in good order after this long: 3h, 55m, 1h30m, 02:59:00.", RUNNING),
+]
 Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file of options by their long names.", rich_help_panel=RUNNING)
 ]
@@ -115,7 +135,23 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only wa
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.", rich_help_panel=RUNNING)]
 
 NOT_SETTINGS = frozenset(
-    {"ctx", "inputs", "out", "config", "dry_run", "json_", "quiet", "verbose", "nested", "slides", "pixels"}
+    {
+        "ctx",
+        "inputs",
+        "out",
+        "config",
+        "dry_run",
+        "json_",
+        "quiet",
+        "verbose",
+        "nested",
+        "slides",
+        "pixels",
+        "time_limit",
+        "job",
+        "shards",
+        "emit",
+    }
 )
 """Parameters of commands that are not fields of a settings record; `nested` is a model setting with a name of its own."""
 
@@ -198,6 +234,23 @@ def _kinds() -> dict[str, type]:
     }
     plain = {name: [h for h in get_args(hint) if h is not type(None)] or [hint] for name, hint in hints.items()}
     return {name: options[0] for name, options in plain.items() if options[0] in (int, float, bool, str, Path)}
+
+
+def duration(text: str | None) -> float | None:
+    """Seconds of `3h`, `55m`, `1h30m`, `90s`, `90`, or of a batch system's `1-02:59:00` and `02:59:00`; None of None.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if text is None:
+        return None
+    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text.strip())
+    found = clock or units
+    seconds = sum(float(v or 0) * s for v, s in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0.0
+    if not seconds:
+        raise _refused("time_limit", text, "it is a time such as 3h, 55m, 1h30m, 90s or 02:59:00")
+    return seconds
 
 
 def _split(value: Any) -> list[Any]:

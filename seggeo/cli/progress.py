@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
-from seggeo.run.execute import PartReport
+from seggeo.run.logs import tell
+from seggeo.run.part import PartReport
 
 EVERY_S = 30.0
 
@@ -47,12 +49,17 @@ class Progress:
             self._said = time.monotonic()
             rate = (self._done - self._resumed) / max(1e-9, self._said - self._began)
             left = (self.tiles - self._done) / rate if rate > 0 else float("inf")
-            print(f"{self._done}/{self.tiles} tiles, {self._facts()}, {left:.0f} s left", file=sys.stderr, flush=True)
+            if not tell("info", self._record(left)):
+                print(f"{self._done}/{self.tiles} tiles, {self._facts()}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """The last word."""
         if self._bar is not None:
             self._bar.close()
+
+    def _record(self, left_s: float) -> dict[str, Any]:
+        values = {"tiles_done": self._done, "tiles": self.tiles, "readings": self._objects, "failures": self._failures}
+        return {"message": "progress", **values, "seconds_left": round(left_s) if isfinite(left_s) else None}
 
     def _facts(self) -> str:
         passed = max(1e-9, time.monotonic() - self._began)

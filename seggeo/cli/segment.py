@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, closing, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from seggeo.cli import options as o
 from seggeo.cli.inputs import expand
 from seggeo.cli.talk import Talk, first_failure
 from seggeo.config import Execution, Reading, Settings, settings_from
-from seggeo.errors import ConfigError, IncompleteError, SeggeoError, StoppedError
+from seggeo.errors import ConfigError, IncompleteError, SeggeoError
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT...", help="Rasters and slides: files, globs or addresses.", show_default=False)
@@ -43,6 +42,7 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     nodata: o.Nodata = None,
     aoi: o.Aoi = None,
     stretch: o.Stretch = None,
+    stain_norm: o.StainNorm = None,
     allow_vrt: o.AllowVrt = None,
     max_pixels: o.MaxPixels = None,
     tile: o.Tile = None,
@@ -58,10 +58,14 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     overwrite: o.Overwrite = None,
     workers: o.Workers = None,
     device: o.Device = None,
+    devices: o.Devices = None,
     batch: o.Batch = None,
     autocast: o.Autocast = None,
     work: o.Work = None,
     allow_partial: o.AllowPartial = None,
+    on_bad_tile: o.OnBadTile = None,
+    dask: o.Dask = None,
+    time_limit: o.TimeLimit = None,
     config: o.Config = None,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
@@ -72,35 +76,52 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
 
     A run that was stopped goes on where it was when the same command is given again.
     """
+    talk = Talk(quiet=quiet, verbose=verbose, json=json_, out=sys.stdout)
+    limit_s = time_left(time_limit, talk)
+    jobs, origin = jobs_of(ctx, inputs, out, config)
+    if dry_run:
+        for job in jobs:
+            _show_plan(job, origin, talk)
+        return
+    from seggeo.run.dask_cluster import kept_clusters
+
+    # Standard output is for results: what a model prints goes where messages go.
+    with stoppable(limit_s), kept_clusters(), redirect_stdout(sys.stderr):
+        _segment_all(jobs, talk)
+
+
+def jobs_of(
+    ctx: typer.Context, inputs: list[str], out: Path | None, config: Path | None
+) -> tuple[list[Job], dict[str, str]]:  # fmt: skip
+    """What a command line asks for, input by input, and where each setting comes from.
+
+    Raises:
+        ConfigError: Of options that are wrong, or do not go together.
+    """
+    from seggeo.run.enrich import check_tables
     from seggeo.run.naming import format_of, with_format
 
-    talk = Talk(quiet=quiet, verbose=verbose, json=json_, out=sys.stdout)
-    if verbose:
+    if ctx.params.get("verbose"):
         logging.getLogger("seggeo").setLevel(min(logging.INFO, logging.getLogger().level))
     values, origin = o.gather(ctx, config)
     if format_of(out) is not None:
         origin.setdefault("format", "-o")
     settings, execution = settings_from(with_format(values, out))
+    check_tables(settings.output)
     names = expand(inputs)
     if len(names) > 1 and format_of(out) is not None:
         raise ConfigError(
             what=f"{len(names)} inputs and one output file {out}", why="each input gets its own", mend="give a folder with -o"
         )
     jobs = [
-        _Job(name=name, stem=stem, settings=settings, execution=_own_work(execution, stem, len(names)), out=out)
+        Job(name=name, stem=stem, settings=settings, execution=_own_work(execution, stem, len(names)), out=out)
         for name, stem in names
     ]
-    if dry_run:
-        for job in jobs:
-            _show_plan(job, origin, talk)
-        return
-    # Standard output is for results: what a model prints goes where messages go.
-    with stopping(), redirect_stdout(sys.stderr):
-        _segment_all(jobs, talk)
+    return jobs, origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class Job:
     """One input and what is asked of it."""
 
     name: str
@@ -117,7 +138,7 @@ def _own_work(execution: Execution, stem: str, count: int) -> Execution:
     return replace(execution, work=execution.work / f"{stem}.seggeo")
 
 
-def _segment_all(jobs: list[_Job], talk: Talk) -> None:
+def _segment_all(jobs: list[Job], talk: Talk) -> None:
     """Segment every input; one that fails does not keep the others from being done."""
     from seggeo.run.plan import public_name
 
@@ -152,12 +173,13 @@ def _incomplete(summary: dict[str, Any]) -> IncompleteError:
     )
 
 
-def _segment_one(job: _Job, talk: Talk) -> dict[str, Any]:
+def _segment_one(job: Job, talk: Talk) -> dict[str, Any]:
     """Segment one input with progress; its summary."""
     from seggeo.cli.progress import Progress
-    from seggeo.run.execute import PartReport
+    from seggeo.run.outcome import Summary
+    from seggeo.run.part import PartReport
     from seggeo.run.plan import Plan
-    from seggeo.run.segment import Summary, segment_file
+    from seggeo.run.segment import segment_file
 
     progress: Progress | None = None
     summary: dict[str, Any] = {}
@@ -183,7 +205,6 @@ def _segment_one(job: _Job, talk: Talk) -> dict[str, Any]:
 
 def announced(name: str, asked: Settings, plan: Any, talk: Talk) -> Any:
     """The first words about an input, and the progress of its tiles."""
-    from seggeo.cli.progress import Progress
     from seggeo.run.plan import public_name
 
     job = plan.job
@@ -193,10 +214,18 @@ def announced(name: str, asked: Settings, plan: Any, talk: Talk) -> Any:
         talk.say(f"  auto took {job.choice['model']} because {job.choice['why']}; choose another with --model")
     if sized := job.model["settings"].get("sized"):
         talk.say(f"  size: {sized}; say otherwise with --diameter or --mpp")
+    if ((job.stretch or {}).get("stains") or {}).get("kind") == "macenko":
+        talk.say("  stains: haematoxylin and eosin in the colours of the reference")
     if asked.reading.gsd != (gsd := plan.settings.reading.gsd):
         talk.say(f"  read at {gsd:.3g} m a pixel, as the weights have learnt; say otherwise with --gsd")
-    core = (job.tile - job.overlap) ** 2 / 1e6
-    return Progress(tiles=len(job.grid), megapixels_per_tile=core, quiet=talk.quiet)
+    return progress_of(job, len(job.grid), talk)
+
+
+def progress_of(job: Any, tiles: int, talk: Talk) -> Any:
+    """The progress of some tiles of a job."""
+    from seggeo.cli.progress import Progress
+
+    return Progress(tiles=tiles, megapixels_per_tile=(job.tile - job.overlap) ** 2 / 1e6, quiet=talk.quiet)
 
 
 def model_name(job: Any) -> str:
@@ -205,14 +234,14 @@ def model_name(job: Any) -> str:
     return name if taken in (None, name) else f"{taken} ({name})"
 
 
-def _show_plan(asked: _Job, origin: dict[str, str], talk: Talk) -> None:
+def _show_plan(asked: Job, origin: dict[str, str], talk: Talk) -> None:
     """The plan on stdout: what would be done and where every setting comes from."""
     facts = _plan_facts(asked, origin)
     if talk.json:
         talk.result(facts)
         return
     tile, overlap = (facts["settings"][key]["value"] for key in ("tile", "overlap"))
-    print(f"{facts['input']}: {facts['width']} x {facts['height']} px, {facts['crs']}")
+    print(f"{facts['input']}: {facts['width']} x {facts['height']} px, {facts['crs'] or 'without CRS'}")
     print(f"  {facts['tiles']} tiles of {tile} px, overlap {overlap} px; {facts['empty_tiles']} are empty and skipped")
     print(f"  {facts['workers']} processes of about {facts['memory_bytes'] / 1e9:.1f} GB, ", end="")
     print(f"{facts['disk_bytes'] / 1e6:.0f} MB on disk")
@@ -225,29 +254,33 @@ def _show_plan(asked: _Job, origin: dict[str, str], talk: Talk) -> None:
         print(f"    {key} = {entry['value']}  ({entry['from']})")
 
 
-def _plan_facts(asked: _Job, origin: dict[str, str]) -> dict[str, Any]:
+def _plan_facts(asked: Job, origin: dict[str, str]) -> dict[str, Any]:
     from seggeo.config import to_json
+    from seggeo.run.checks import check_formats, check_outputs
+    from seggeo.run.devices import devices_of
+    from seggeo.run.enrich import check_extras
     from seggeo.run.execute import choose_workers
     from seggeo.run.naming import places
     from seggeo.run.plan import count_empty, estimate, make_plan
-    from seggeo.run.segment import check_formats, check_outputs
 
     settings, execution = asked.settings, asked.execution
     where = places(asked.out, asked.stem, settings.output.format, execution.work)
     check_formats(settings)
     plan = make_plan(asked.name, settings, execution)
+    check_extras(settings.output, plan.job.frame)
     check_outputs(where, plan, execution)
     job, needs = plan.job, estimate(plan)
     workers, _ = choose_workers(
-        execution.workers, device=plan.segmenter.info.device, memory_bytes=needs["memory_bytes"], parts=len(job.parts)
-    )
+        execution.workers, device=plan.info.device, memory_bytes=needs["memory_bytes"], parts=len(job.parts),
+        devices=len(devices_of(execution)),
+    )  # fmt: skip
     chosen = {**to_json(plan.settings), **to_json(execution)}
     for group in ("reading", "tiling", "merge", "output"):
         chosen.update(chosen.pop(group))
     chosen.update(tile=job.tile, overlap=job.overlap, set=dict(job.model["settings"]), bands=list(job.reading["bands"]))
-    chosen.update(workers=workers, device=plan.segmenter.info.device)
+    chosen.update(workers=workers, device=plan.info.device)
     return {
-        "input": job.source["path"], "width": job.frame.width, "height": job.frame.height, "crs": plan.source["crs"],
+        "input": job.source["path"], "width": job.frame.width, "height": job.frame.height, "crs": plan.source.get("crs"),
         "tiles": len(job.grid), "empty_tiles": count_empty(plan, asked.name), "parts": len(job.parts), "workers": workers,
         **needs, "outputs": {kind: str(path) for kind, path in where.outputs.items()}, "model": job.model,
         "choice": job.choice,
@@ -257,7 +290,7 @@ def _plan_facts(asked: _Job, origin: dict[str, str]) -> dict[str, Any]:
 
 def _origin(name: str, origin: dict[str, str], plan: Any) -> str:
     """Where a setting's value comes from: an option, a variable, a file, the weights, the model, or the default."""
-    info = plan.segmenter.info
+    info = plan.info
     of_model = {"tile": info.tile, "overlap": info.overlap, "set": info.settings, "batch": None}
     if name in origin:
         return origin[name]
@@ -267,32 +300,32 @@ def _origin(name: str, origin: dict[str, str], plan: Any) -> str:
     return "the model" if of_model.get(name) and getattr(plan.job, name, of_model[name]) == of_model[name] else "default"
 
 
-class _Stop(BaseException):
-    """Raised by a signal; no Exception, so that a model's own `except Exception` cannot take it for a failure of its own."""
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and the warnings of batch systems into a clean stop: finished parts are on disk.
+def time_left(asked: str | None, talk: Talk) -> float | None:
+    """Seconds until the run stops by itself: as asked, else as long as the batch system leaves, which is told; None: no end.
 
     Raises:
-        StoppedError: A signal came; the same command goes on.
+        ConfigError: What is asked is no time.
+    """
+    if asked is not None:
+        return None if asked == "none" else o.duration(asked)
+    from seggeo.run.walltime import limit_of
+
+    limit = limit_of(os.environ)
+    if limit is None:
+        return None
+    talk.say(f"{limit.why}: stopping in good order before that; say otherwise with --time-limit")
+    return limit.seconds
+
+
+def stoppable(limit_s: float | None = None) -> AbstractContextManager[None]:
+    """Signals inside it, and a limit of time, become a clean stop.
+
+    It tells the command line that goes on, without secrets in addresses.
+
+    Raises:
+        StoppedError: One came.
     """
     from seggeo.run.plan import public_name
+    from seggeo.run.signals import stopping
 
-    def stop(number: int, _: Any) -> None:
-        raise _Stop(signal.Signals(number).name)
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    except _Stop as stopped:
-        raise StoppedError(
-            what=f"stopped by {stopped}",
-            why="finished tiles are kept",
-            mend=f"go on with the same command: {shlex.join(['seggeo', *map(public_name, sys.argv[1:])])}",
-        ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return stopping(lambda: shlex.join(["seggeo", *map(public_name, sys.argv[1:])]), limit_s)

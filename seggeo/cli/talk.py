@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from seggeo.errors import SeggeoError
+from seggeo.run.logs import tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,9 @@ class Talk:
 
     def error(self, error: SeggeoError, name: str) -> None:
         """One input's refusal among several."""
+        values = {"message": error.what, "why": error.why, "fix": error.mend, "exit": error.exit_code, "input": name}
+        if tell("error", values):
+            return
         print(f"error: {name}: {error}", file=sys.stderr)
 
     def summary(self, values: dict[str, Any], *, is_new: bool) -> None:

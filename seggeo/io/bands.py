@@ -42,10 +42,16 @@ def choose_bands(ds: DatasetReader, reading: Reading, *, native: bool, name: str
     """The bands a model gets: three for RGB models, all but alpha (or the asked ones) when `native`.
 
     Raises:
-        ConfigError: A band that does not exist, or no rule says which three to take.
+        ConfigError: A band that does not exist, a channel as slides have them, or no rule says which three to take.
     """
     palette = _palette(ds)
     labels = ("red", "green", "blue") if palette is not None else _labels(ds)
+    if reading.channel is not None:
+        raise ConfigError(
+            what=f"--channel {','.join(reading.channel)} for {name}",
+            why=f"channels are a slide's, and this is a raster; its bands are {_listed(labels)}",
+            mend="choose by number: --bands 1",
+        )
     alpha = alpha_band(ds)
     chosen = _asked(reading.bands, len(labels), native=native, name=name) or (
         tuple(i for i in range(1, len(labels) + 1) if i != alpha) if native else _rgb(ds, labels, name=name)
@@ -126,9 +132,12 @@ def _rgb(ds: DatasetReader, labels: tuple[str, ...], *, name: str) -> tuple[int,
     # The fourth of four unnamed bands may be infrared or opacity and the first three in any order: ask.
     if len(data) == 3:
         return (data[0], data[1], data[2])
-    listed = ", ".join(f"{i} {label}" for i, label in enumerate(labels, 1))
     raise ConfigError(
         what=f"{name} does not say which bands are red, green and blue",
-        why=f"it has {len(data)} bands without that interpretation: {listed}",
+        why=f"it has {len(data)} bands without that interpretation: {_listed(labels)}",
         mend="name them, for example --bands 3,2,1",
     )
+
+
+def _listed(labels: tuple[str, ...]) -> str:
+    return ", ".join(f"{i} {label}" for i, label in enumerate(labels, 1))

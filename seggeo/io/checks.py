@@ -7,9 +7,11 @@ choose, its first bytes select the one driver that may open it, and every side f
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from seggeo.config import Reading
@@ -25,6 +27,7 @@ _MAGIC = (
 REMOTE_DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")
 _REMOTE = {"http": "/vsicurl/", "https": "/vsicurl/", "s3": "/vsis3/"}
 _SIDE_FILES = (".ovr", ".msk", ".msk.ovr", ".ovr.msk")
+_HEADER_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +139,13 @@ def read_header(path: str, size: int = 4096) -> bytes:
     if not header:
         raise SourceError(what=f"{path} is not an image", why="it has 0 bytes", mend="copy or download the file again")
     return header
+
+
+def fingerprint_of(path: str) -> dict[str, Any]:
+    """Size, time of change and SHA-256 of the first bytes of a file, to notice that it was replaced."""
+    status = os.stat(path)
+    header = read_header(path, _HEADER_BYTES)
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "header_sha256": hashlib.sha256(header).hexdigest()}
 
 
 def sniff(header: bytes) -> str | None:

@@ -10,8 +10,8 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 
 from seggeo.config import Reading
-from seggeo.errors import ConfigError
-from seggeo.geometry import Frame
+from seggeo.errors import ConfigError, GeometryError, SourceError
+from seggeo.geometry import Frame, Window
 from seggeo.io.ground import PixelSize, pixel_size
 
 _SAME = 1e-6
@@ -30,11 +30,46 @@ def file_frame(ds: DatasetReader) -> Frame:
     )  # fmt: skip
 
 
-def with_mpp(frame: Frame, mpp: float | None) -> Frame:
-    """`frame` in micrometres where the user knows the resolution of an image that has no place on the ground."""
-    if mpp is None or frame.crs is not None or frame.unit != "px":
+def with_mpp(frame: Frame, reading: Reading, *, name: str) -> Frame:
+    """`frame` in micrometres where the user knows the resolution of an image that has no place on the ground.
+
+    Raises:
+        ConfigError: Micrometres for an image that has such a place, or a GSD beside them.
+        SourceError: A work grid in micrometres of an image whose resolution nobody knows.
+    """
+    mpp, asked = reading.mpp, _micrometres(reading)
+    if not asked:
         return frame
+    if frame.crs is not None:
+        raise ConfigError(
+            what=f"{asked} for {name}, which lies on the ground",
+            why="its CRS says how large its pixels are, and maps are measured in metres",
+            mend="leave it out; --gsd chooses the metres per pixel to work at",
+        )
+    if mpp is None:
+        raise unknown_mpp(name, f"a work grid of {reading.work_mpp:g} um per pixel cannot be laid over it")
+    if reading.gsd is not None:
+        raise ConfigError(
+            what=f"{asked} and a GSD of {reading.gsd:g} m for {name}",
+            why="both say how large pixels are",
+            mend="leave --gsd out; --work-mpp chooses the micrometres per pixel to work at",
+        )
     return replace(frame, spacing=(1.0, mpp, mpp), unit="um")
+
+
+def unknown_mpp(name: str, why: str) -> SourceError:
+    """The refusal of an image whose resolution is needed and not known."""
+    return SourceError(
+        what=f"{name} does not say how large its pixels are",
+        why=why,
+        mend="look it up at the scanner and add --mpp, for example --mpp 0.25",
+    )
+
+
+def _micrometres(reading: Reading) -> str:
+    """The options of microscopy that were given, in words."""
+    given = {"--mpp": reading.mpp, "--work-mpp": reading.work_mpp}
+    return " and ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
 
 
 def gsd_step(frame: Frame, reading: Reading, *, name: str) -> tuple[float, float]:
@@ -71,6 +106,26 @@ def gsd_step(frame: Frame, reading: Reading, *, name: str) -> tuple[float, float
             mend=f"its own GSD is {size.row:.6g} m: use --gsd near that",
         )
     return rows, cols
+
+
+def check_inside(window: Window, z: int, frame: Frame, what: str) -> None:
+    """Refuse a window that does not lie in an image.
+
+    Raises:
+        GeometryError: It lies in another slice, or not wholly in `frame`.
+    """
+    if z != 0 or not frame.window.contains(window):
+        raise GeometryError(
+            what=f"slice {z}, {window} is outside the {what}",
+            why=f"it is one slice of {frame.height} x {frame.width} pixels",
+            mend="take windows from a TileGrid of its frame",
+        )
+
+
+def reduced(frame: Frame, max_side: int) -> tuple[Frame, float]:
+    """`frame` made smaller by the least whole factor with which no side exceeds `max_side` pixels, and that factor."""
+    factor = float(ceil(max(frame.height, frame.width) / max_side))
+    return scaled(frame, (factor, factor)), factor
 
 
 def scaled(frame: Frame, step: tuple[float, float], *, level: int = 0) -> Frame:

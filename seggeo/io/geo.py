@@ -9,32 +9,28 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 from rasterio.io import DatasetReader
 
 from seggeo.config import Reading
-from seggeo.errors import ConfigError, GeometryError, SourceError
+from seggeo.errors import ConfigError, SourceError
 from seggeo.geometry import Frame, Window
 from seggeo.io.aoi import AoiMask, load_aoi
 from seggeo.io.bands import BandPlan, choose_bands
 from seggeo.io.blocks import Decoded
-from seggeo.io.checks import Input, check_input, read_header
+from seggeo.io.checks import Input, check_input, fingerprint_of
 from seggeo.io.describe import describe
-from seggeo.io.frames import file_frame, gsd_step, scaled, with_mpp
+from seggeo.io.frames import check_inside, file_frame, gsd_step, reduced, scaled, with_mpp
 from seggeo.io.levels import Level, open_level
 from seggeo.io.opening import GDAL_ERRORS, check_dataset, damaged, gdal_settings, open_dataset
 from seggeo.io.overview import is_cheap, sample_level
 from seggeo.io.resample import Resampled
 from seggeo.io.tiff import Sparse
 from seggeo.protocols import Pixels
-
-_HEADER_BYTES = 64 * 2**10
 
 
 def open_raster(path: str, reading: Reading, *, native: bool) -> RasterSource:
@@ -88,7 +84,7 @@ class RasterSource:
         self._lock = threading.RLock()
         self._plan: BandPlan = choose_bands(ds, reading, native=native, name=entry.name)
         self._sparse = _sparse(ds, entry)
-        self._file_frame = with_mpp(file_frame(ds), reading.mpp)
+        self._file_frame = with_mpp(file_frame(ds), reading, name=entry.name)
         self._full = Level(ds, entry=entry, plan=self._plan, sparse=self._sparse, full=ds.shape)
         self._view = self._make_view(gsd_step(self._file_frame, reading, name=entry.name))
         self._area = None if reading.aoi is None else load_aoi(reading.aoi, self._file_frame.crs)
@@ -117,12 +113,7 @@ class RasterSource:
             GeometryError: A window or slice outside the frame.
             SourceError: The file is damaged there.
         """
-        if z != 0 or not self.frame.window.contains(window):
-            raise GeometryError(
-                what=f"slice {z}, {window} is outside the image",
-                why=f"it is one slice of {self.frame.height} x {self.frame.width} pixels",
-                mend="take windows from a TileGrid of its frame",
-            )
+        check_inside(window, z, self.frame, "image")
         with self._lock:
             return self._pixels(self._view.read(window), window, self._aoi)
 
@@ -134,8 +125,7 @@ class RasterSource:
 
     def overview_frame(self, max_side: int = 2048) -> Frame:
         """The grid of `overview`: the work grid, reduced by the least whole factor that fits `max_side` pixels."""
-        factor = float(ceil(max(self.frame.height, self.frame.width) / max_side))
-        return scaled(self.frame, (factor, factor))
+        return reduced(self.frame, max_side)[0]
 
     def overview(self, max_side: int = 2048) -> Pixels:
         """The whole work grid in at most `max_side` pixels a side: area averages, from the file's overviews if it has any.
@@ -144,13 +134,12 @@ class RasterSource:
         pixels between these are not valid, nor are blocks that cannot be decoded. The result depends on the file and the
         settings only.
         """
-        frame = self.overview_frame(max_side)
+        frame, factor = reduced(self.frame, max_side)
         window = frame.window
         aoi = None if self._area is None else AoiMask(self._area, frame)
         with self._lock:
             if frame == self.frame and self._view.resampled is None:
                 return self._pixels(self._whole(window), window, aoi)
-            factor = ceil(max(self.frame.height, self.frame.width) / max_side)
             step = self._step[0] * factor, self._step[1] * factor
             level, _ = self._best_level(step)
             try:
@@ -164,13 +153,7 @@ class RasterSource:
         if self._entry.is_remote:
             text = repr((sorted(map(str, self._ds.profile.items())), self._ds.get_tag_item("IFD_OFFSET", "TIFF", bidx=1)))
             return {"size": None, "mtime_ns": None, "header_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        status = os.stat(self._entry.path)
-        header = read_header(self._entry.path, _HEADER_BYTES)
-        return {
-            "size": status.st_size,
-            "mtime_ns": status.st_mtime_ns,
-            "header_sha256": hashlib.sha256(header).hexdigest(),
-        }
+        return fingerprint_of(self._entry.path)
 
     def describe(self) -> dict[str, Any]:
         """What the file is and how it is read, as JSON values, for `seggeo info`."""

@@ -8,22 +8,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any
 
 from seggeo.config import Reading
-from seggeo.errors import ConfigError, GeometryError, SourceError
+from seggeo.errors import ConfigError, SourceError
 from seggeo.geometry import Frame, Window
 from seggeo.io.aoi import AoiMask
 from seggeo.io.blocks import Decoded
 from seggeo.io.channels import choose_channels
-from seggeo.io.checks import read_header
-from seggeo.io.frames import scaled
+from seggeo.io.checks import fingerprint_of
+from seggeo.io.frames import check_inside, reduced, scaled
 from seggeo.io.mpp import Mpp, settle_mpp
 from seggeo.io.overview import is_cheap, sample_level
 from seggeo.io.slide_blocks import BlockCache
@@ -39,7 +37,6 @@ __all__ = ["SAME_MPP", "SlideSource", "is_slide", "open_slide"]
 SAME_MPP = 0.01
 """A level within this share of the MPP asked for is taken as it is: resampling 0.499 to 0.5 um would blur every pixel and
 change no size that matters. The frame states the true spacing."""
-_HEADER_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +141,7 @@ class SlideSource:
             GeometryError: A window or slice outside the frame.
             SourceError: The file is damaged there.
         """
-        if z != 0 or not self.frame.window.contains(window):
-            raise GeometryError(
-                what=f"slice {z}, {window} is outside the slide",
-                why=f"it is one slice of {self.frame.height} x {self.frame.width} pixels",
-                mend="take windows from a TileGrid of its frame",
-            )
+        check_inside(window, z, self.frame, "slide")
         return self._pixels((self._grid.resampled or self._grid.level).pixels(window), window, self._aoi)
 
     def is_empty(self, window: Window) -> bool:
@@ -162,8 +154,7 @@ class SlideSource:
 
     def overview_frame(self, max_side: int = 2048) -> Frame:
         """The grid of `overview`: the work grid, reduced by the least whole factor that fits `max_side` pixels."""
-        factor = float(ceil(max(self.frame.height, self.frame.width) / max_side))
-        return scaled(self.frame, (factor, factor))
+        return reduced(self.frame, max_side)[0]
 
     def overview(self, max_side: int = 2048) -> Pixels:
         """The whole work grid in at most `max_side` pixels a side: area averages of the level next finer.
@@ -172,9 +163,8 @@ class SlideSource:
         pixels between these are not valid, nor are blocks that cannot be decoded. The result depends on the file and the
         settings only.
         """
-        frame = self.overview_frame(max_side)
+        frame, factor = reduced(self.frame, max_side)
         aoi = None if self._area is None else AoiMask(self._area, frame)
-        factor = ceil(max(self.frame.height, self.frame.width) / max_side)
         step = self._grid.step[0] * factor, self._grid.step[1] * factor
         level, _ = self._best_level(step)
         return self._pixels(self._reduce(level, frame, step), frame.window, aoi)
@@ -185,11 +175,7 @@ class SlideSource:
         if os.path.isdir(path):  # an OME-Zarr folder: what describes the image stands for it
             marks = [os.path.join(path, mark) for mark in ("zarr.json", ".zattrs", ".zgroup")]
             path = next(mark for mark in marks if os.path.isfile(mark))
-        status = os.stat(path)
-        header = read_header(path, _HEADER_BYTES)
-        return {
-            "size": status.st_size, "mtime_ns": status.st_mtime_ns, "header_sha256": hashlib.sha256(header).hexdigest()
-        }  # fmt: skip
+        return fingerprint_of(path)
 
     def describe(self) -> dict[str, Any]:
         """What the slide is and how it is read, as JSON values, for `seggeo info`."""
@@ -286,7 +272,9 @@ def _asked(channels: tuple[str | int, ...] | None, reading: Reading) -> tuple[st
     """The channels asked for, in either of two ways; a GSD is for maps."""
     if reading.gsd is not None:
         raise ConfigError(
-            what=f"a GSD of {reading.gsd} m for a slide", why="slides are measured in um per pixel", mend="use --mpp"
+            what=f"a GSD of {reading.gsd} m for a slide",
+            why="slides are measured in um per pixel",
+            mend="use --work-mpp for the micrometres per pixel to work at",
         )
     if channels is not None and reading.bands is not None:
         raise ConfigError(what="bands and channels", why="both choose what is read", mend="use one of --channel and --bands")

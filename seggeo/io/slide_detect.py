@@ -21,6 +21,8 @@ _OPENSLIDE_TIFFS = ("ndpi", "scn", "philips", "bif")
 _OPENSLIDE_ENDINGS = (".mrxs", ".vms", ".vmu", ".svslide")
 """Slides of several files; the first of an MRXS is a JPEG, and must never be taken for a photograph."""
 _CZI = b"ZISRAWFILE"
+_VSI = ".vsi"
+"""A TIFF of thumbnails."""
 _DICOM = slice(128, 132)
 _LARGEST_SIDE = 8192
 _OFFSETS_END = 2**32
@@ -40,9 +42,11 @@ def is_slide(path: str) -> bool:
         header = read_header(full)
     except SourceError:
         return False
+    if header[_DICOM] == b"DICM":  # first: the 128 bytes before it are free, and may be a TIFF's
+        return True
     if sniff(header) == "GTiff":
-        return _is_slide_tiff(full)
-    return header[_DICOM] == b"DICM" or header.startswith(_CZI) or _is_by_openslide(full)
+        return _is_slide_tiff(full) or full.lower().endswith(_VSI)
+    return header.startswith(_CZI) or _is_by_openslide(full)
 
 
 def open_pyramid(path: str, name: str, reading: Reading) -> Pyramid:
@@ -57,12 +61,16 @@ def open_pyramid(path: str, name: str, reading: Reading) -> Pyramid:
         return open_zarr(path, name)
     header = read_header(path)
     if header.startswith(_CZI):
+        from seggeo.io.slide_czi import open_czi
+
+        return open_czi(path, name)
+    if path.lower().endswith(_VSI):
         raise SourceError(
-            what=f"{name} is a Zeiss CZI",
-            why="no library under a permissive licence reads its slides yet",
+            what=f"{name} is an Olympus VSI",
+            why="its pixels lie in .ets files of a folder beside it, which no library under a permissive licence reads yet",
             mend="convert it: bioformats2raw IN OUT.zarr, or bfconvert IN OUT.ome.tif",
         )
-    if sniff(header) == "GTiff":
+    if sniff(header) == "GTiff" and header[_DICOM] != b"DICM":
         return _open_tiff(path, name)
     if header[_DICOM] == b"DICM" or _is_by_openslide(path):
         from seggeo.io.slide_openslide import open_with_openslide

@@ -12,6 +12,7 @@ from seggeo.config import Reading
 from seggeo.errors import ConfigError, SourceError
 from seggeo.geometry import Frame
 from seggeo.io.aoi import load_aoi
+from seggeo.io.frames import unknown_mpp
 from seggeo.io.mpp import Mpp
 from seggeo.io.regions import read_regions
 from seggeo.io.slide_pyramid import Pyramid
@@ -38,11 +39,7 @@ def work_step(frame: Frame, work_mpp: float | None, reading: Reading, name: str)
     if not 0 < work_mpp < float("inf"):
         raise ConfigError(what=f"a work grid of {work_mpp} um", why="it is the side of a pixel", mend="use 0.5")
     if frame.unit != "um":
-        raise SourceError(
-            what=f"{name} does not say how large its pixels are",
-            why=f"the model works at {work_mpp:g} um per pixel, and a guess would change every count",
-            mend="look it up at the scanner and add --mpp, for example --mpp 0.25",
-        )
+        raise unknown_mpp(name, f"the model works at {work_mpp:g} um per pixel, and a guess would change every count")
     rows, cols = work_mpp / frame.spacing[1], work_mpp / frame.spacing[2]
     height, width = frame.height / rows, frame.width / cols
     if max(height, width) < 1 or height * width > reading.max_pixels:

@@ -3,28 +3,36 @@
 1. The image is the box of `openslide.bounds-*`, what was scanned; `origin` is where that box lies in the whole slide.
 2. Blocks are read at fixed places, so that a pixel never depends on the window: OpenSlide interpolates where a level's
    pixels do not fall on whole full-resolution ones.
-3. One error kills an OpenSlide handle for ever: the next read gets a new one.
+3. A damaged file can crash OpenSlide or keep it for ever, so it works in a process apart: what comes of that is a
+   refusal, of a slide when it is opened and of a tile later.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from seggeo.errors import SeggeoError, SourceError
+from seggeo.apart import Apart, LostError
+from seggeo.errors import SourceError
+from seggeo.io import slide_apart
 from seggeo.io.mpp import Claim, claim, number, tiff_claim
+from seggeo.io.slide_apart import Region, Seen
 from seggeo.io.slide_pyramid import Block, PyramidLevel, SlideFacts, damaged_slide
 
 BLOCK = 512
 """Side of what is read at once."""
-_OPAQUE = 128
-"""Least alpha of a pixel that was scanned; at borders between whole pixels OpenSlide gives parts."""
+SILENCE_S = 120.0
+"""Longest wait for an answer; files on slow servers take seconds to open."""
+_MOST_HANGS = 3
+"""A slide that keeps OpenSlide so often is not read any more: each time costs the whole wait."""
+_MOST_DEATHS = 10
+"""Nor one that crashes it so often in a row: each time costs the start of a process, and a slide has many blocks."""
 _UNIT_UM = {"inch": 25400.0, "centimeter": 10000.0}
-_ERRORS = (OSError, ValueError, MemoryError, OverflowError)
+_ERRORS = (OSError, ValueError, MemoryError, ArithmeticError, LookupError)
 
 
 def detect(path: str) -> str | None:
@@ -54,29 +62,24 @@ def open_with_openslide(path: str, name: str) -> OpenSlidePyramid:
             why=f"it is of a format that only OpenSlide reads, and that is not here ({error})",
             mend='pip install "seggeo[slides]"',
         ) from error
-    try:
-        return OpenSlidePyramid(path, name, openslide)
-    except SeggeoError:
-        raise
-    except (openslide.OpenSlideError, *_ERRORS) as error:
-        raise damaged_slide(name, error) from error
+    return OpenSlidePyramid(path, name, (openslide.OpenSlideError, *_ERRORS))
 
 
 class OpenSlidePyramid:
-    """A `Pyramid` over an OpenSlide handle that is replaced after an error."""
+    """A `Pyramid` over what OpenSlide reads in a process apart."""
 
-    def __init__(self, path: str, name: str, library: Any) -> None:
-        self._path = path
-        self._name = name
-        self._library = library
-        self._lock = threading.Lock()
-        self._handle = library.OpenSlide(path)
-        properties = dict(self._handle.properties)
-        self._box = bounds(properties, self._handle.dimensions)
+    def __init__(self, path: str, name: str, errors: tuple[type[Exception], ...]) -> None:
+        """Args: where it is; what it is called; what OpenSlide raises."""
+        self._path, self._name, self._errors = path, name, errors
+        self._hangs = self._deaths = 0
+        self._lethal: dict[tuple[Any, ...], str] = {}
+        seen: Seen = self._ask(slide_apart.look)
+        properties, (width, height) = seen.properties, seen.levels[0]
+        self._box = bounds(properties, (width, height))
         top, left, _, _ = self._box
         self.facts = SlideFacts(
             kind=f"{properties.get('openslide.vendor', 'slide')} (OpenSlide)",
-            levels=_levels(self._handle, self._box),
+            levels=_levels(seen.levels, self._box),
             dtype=np.dtype(np.uint8),
             channels=("red", "green", "blue"),
             is_rgb=True,
@@ -85,8 +88,8 @@ class OpenSlidePyramid:
             notes={
                 "vendor": properties.get("openslide.vendor"),
                 "objective": properties.get("openslide.objective-power"),
-                "whole_slide": [self._handle.dimensions[1], self._handle.dimensions[0]],
-                "other_images": sorted(self._handle.associated_images),
+                "whole_slide": [height, width],
+                "other_images": list(seen.other_images),
             },
         )
 
@@ -95,41 +98,47 @@ class OpenSlidePyramid:
         shape, (down, right) = self.facts.levels[level].shape, self.facts.levels[level].downsample
         height, width = min(BLOCK, shape[0] - row * BLOCK), min(BLOCK, shape[1] - col * BLOCK)
         corner = self._box[1] + round(col * BLOCK * right), self._box[0] + round(row * BLOCK * down)
-        pixels = self._read(corner, level, (width, height))
-        alpha = pixels[..., 3]
-        valid = None if alpha.min() >= _OPAQUE else alpha >= _OPAQUE
-        if valid is not None and not valid.any():
-            return None
-        values = pixels[..., :3] if channels == (0, 1, 2) else pixels[..., list(channels)]
-        return np.ascontiguousarray(values), valid
+        where = f" at column {corner[0]}, row {corner[1]} of level {level}"
+        region: Region | None = self._ask(slide_apart.read, corner, level, (width, height), where=where)
+        if region is None or channels == (0, 1, 2):
+            return region
+        return np.ascontiguousarray(region[0][..., list(channels)]), region[1]
 
     def close(self) -> None:
         """Release the file."""
-        with self._lock:
-            self._handle.close()
+        with suppress(LostError):
+            _apart().call(slide_apart.release, self._path, timeout_s=SILENCE_S)
 
-    def _read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """RGBA; read once more with a new handle, as another thread's error may have killed this one."""
-        reason: Exception | None = None
-        for _ in range(2):
-            handle = self._handle
-            try:
-                return np.asarray(handle.read_region(corner, level, size))
-            except (self._library.OpenSlideError, *_ERRORS) as error:
-                reason = error
-                self._replace(handle)
-        assert reason is not None
-        where = f" at column {corner[0]}, row {corner[1]} of level {level}"
-        raise damaged_slide(self._name, reason, where) from reason
+    def _ask(self, function: Callable[..., Any], *arguments: Any, where: str = "") -> Any:
+        if self._hangs >= _MOST_HANGS or self._deaths >= _MOST_DEATHS:
+            spent = LostError(f"{len(self._lethal)} processes ended over it, so it is not tried again")
+            raise damaged_slide(self._name, spent, where)
+        if arguments in self._lethal:
+            raise damaged_slide(self._name, LostError(self._lethal[arguments]), where)
+        try:
+            answer = _apart().call(function, self._path, *arguments, timeout_s=SILENCE_S)
+        except LostError as error:
+            self._hangs, self._deaths = self._hangs + error.hung, self._deaths + (not error.hung)
+            self._lethal[arguments] = str(error)
+            raise damaged_slide(self._name, error, where) from error
+        except self._errors as error:
+            raise self._refused(error, where) from error
+        self._deaths = 0
+        return answer
 
-    def _replace(self, dead: Any) -> None:
-        # Not closed: other threads may be inside it. It goes when they let it go.
-        with self._lock:
-            if self._handle is dead:
-                try:
-                    self._handle = self._library.OpenSlide(self._path)
-                except (self._library.OpenSlideError, *_ERRORS) as error:
-                    raise damaged_slide(self._name, error) from error
+    def _refused(self, error: Exception, where: str) -> SourceError:
+        """A part that cannot be read is damaged; a whole slide may also be of a kind that OpenSlide does not read."""
+        refusal = damaged_slide(self._name, error, where)
+        if where:
+            return refusal
+        mend = "copy or download the file again; if it is whole, convert it: bfconvert IN OUT.ome.tif"
+        return SourceError(what=refusal.what, why=f"OpenSlide says: {refusal.why}", mend=mend)
+
+
+@cache
+def _apart() -> Apart:
+    """Where OpenSlide works for this process."""
+    return Apart()
 
 
 def bounds(properties: Mapping[str, str], dimensions: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -155,12 +164,12 @@ def property_claims(properties: Mapping[str, str]) -> tuple[Claim, ...]:
     return (*(() if plain else claim(origin, rows, cols)), *tags)
 
 
-def _levels(handle: Any, box: tuple[int, int, int, int]) -> tuple[PyramidLevel, ...]:
-    """The levels of the box, by the true ratios of the whole slide's sides."""
-    width, height = handle.dimensions
+def _levels(sizes: Sequence[tuple[int, int]], box: tuple[int, int, int, int]) -> tuple[PyramidLevel, ...]:
+    """The levels of the box, by the true ratios of the whole slide's sides; `sizes` are columns and rows."""
+    width, height = sizes[0]
     top, left, bottom, right = box
     levels = []
-    for cols, rows in handle.level_dimensions:
+    for cols, rows in sizes:
         down, across = height / rows, width / cols
         shape = max(1, int((bottom - top) / down + 1e-9)), max(1, int((right - left) / across + 1e-9))
         levels.append(PyramidLevel(shape=shape, downsample=(down, across), block=(BLOCK, BLOCK)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from seggeo.errors import SourceError
 from seggeo.io.channels import are_colours
@@ -22,8 +23,10 @@ from seggeo.io.slide_tiff_text import (
     tag_claims,
 )
 
-_GRAY, _RGB, _YCBCR = (0, 1), 2, 6
+_GRAY, _RGB, _PALETTE, _YCBCR = (0, 1), 2, 3, 6
 _ALPHA = {1, 2}
+_COMPRESSIONS = {int(method): method.name for method in tifffile.COMPRESSION}
+"""By number: a file without that tag, as ImageJ writes it, has the number 1 and no name."""
 
 
 def tiff_facts(tif: Any, layout: TiffLayout, levels: tuple[PyramidLevel, ...], name: str) -> SlideFacts:
@@ -55,7 +58,7 @@ def tiff_facts(tif: Any, layout: TiffLayout, levels: tuple[PyramidLevel, ...], n
         channels=names,
         is_rgb=camera or (dtype == np.uint8 and are_colours(names)),
         claims=_claims(tif, ome, keyframe),
-        notes={"compression": keyframe.compression.name, "other_images": list(layout.others)},
+        notes={"compression": _COMPRESSIONS[int(keyframe.compression)], "other_images": list(layout.others)},
     )
 
 
@@ -86,15 +89,24 @@ def _channel_names(tif: Any, ome: OmeImage | None, count: int, *, is_rgb: bool) 
 
 
 def _check_kind(page: Any, name: str) -> None:
-    if not hasattr(page.compression, "name"):
+    if int(page.compression) not in _COMPRESSIONS:
         raise SourceError(
             what=f"{name} is compressed by method {int(page.compression)}",
             why="no library here knows that method",
             mend="convert it where it was written: vips tiffsave IN OUT.tif --tile --pyramid --bigtiff",
         )
-    if page.photometric not in (*_GRAY, _RGB, _YCBCR) or page.imagedepth > 1 or np.dtype(page.dtype).kind not in "uif":
+    known = page.photometric in (*_GRAY, _RGB, _YCBCR) or _is_lookup(page)
+    if not known or page.imagedepth > 1 or np.dtype(page.dtype).kind not in "uif":
         raise SourceError(
-            what=f"{name} holds {page.photometric.name} pixels of {page.dtype}",
+            what=f"{name} holds {getattr(page.photometric, 'name', page.photometric)} pixels of {page.dtype}",
             why="slides are read as gray values or red, green and blue",
             mend="convert it: vips colourspace IN OUT.tif srgb",
         )
+
+
+def _is_lookup(page: Any) -> bool:
+    """True when a page's palette only says in which colour its intensities are shown: it rises from black."""
+    if page.photometric != _PALETTE or page.colormap is None:
+        return False
+    colours = np.asarray(page.colormap, np.int64)
+    return not colours[:, 0].any() and bool((np.diff(colours, axis=1) >= 0).all())

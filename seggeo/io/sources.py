@@ -52,6 +52,6 @@ def shows_brightfield(source: AnySource, overview: Pixels) -> bool:
 def _open(path: str, reading: Reading, *, native: bool) -> RasterSource | SlideSource:
     if not is_slide(path):
         return open_raster(path, reading, native=native)
-    named = reading.channel or (tuple(map(str, reading.bands)) if reading.bands else None)
-    channels = None if named is None else tuple(int(c) if c.isdigit() else c for c in named)
+    named = reading.channel
+    channels = None if named is None else tuple(int(c) if c.isdecimal() else c for c in named)
     return open_slide(path, reading, native=native, mpp=reading.mpp, work_mpp=reading.work_mpp, channels=channels)

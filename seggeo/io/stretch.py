@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.errors import ConfigError
+from seggeo.io.stains import StainNorm, apply_stains
 from seggeo.protocols import Pixels
 
 
@@ -27,6 +28,8 @@ class Stretch:
     """Value that becomes 0, one per band."""
     high: tuple[float, ...]
     """Value that becomes 255; not below `low`."""
+    stains: StainNorm | None = None
+    """What is done to an 8-bit image's stains before; None where nobody asked for it."""
 
     def __post_init__(self) -> None:
         pairs = zip(self.low, self.high, strict=True) if len(self.low) == len(self.high) else [(1.0, 0.0)]
@@ -39,12 +42,15 @@ class Stretch:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` turns back into the same stretch."""
-        return {"kind": self.kind, "low": list(self.low), "high": list(self.high)}
+        values: dict[str, Any] = {"kind": self.kind, "low": list(self.low), "high": list(self.high)}
+        return values if self.stains is None else {**values, "stains": self.stains.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Stretch:
         """The stretch that `to_json` described."""
-        return cls(kind=values["kind"], low=tuple(map(float, values["low"])), high=tuple(map(float, values["high"])))
+        stains = None if values.get("stains") is None else StainNorm.from_json(values["stains"])
+        low, high = (tuple(map(float, values[limits])) for limits in ("low", "high"))
+        return cls(kind=values["kind"], low=low, high=high, stains=stains)
 
 
 def fit_stretch(sample: Pixels, spec: str) -> Stretch:
@@ -80,7 +86,7 @@ def fit_stretch(sample: Pixels, spec: str) -> Stretch:
 
 
 def apply_stretch(stretch: Stretch, pixels: Pixels) -> NDArray[np.uint8]:
-    """`(h, w, c)` uint8; pixels that are not valid become 0.
+    """`(h, w, c)` uint8, its stains normalised where the stretch says so; pixels that are not valid become 0.
 
     May be a transposed view of band-first memory, and share the memory of `pixels` when nothing had to change.
 
@@ -94,14 +100,18 @@ def apply_stretch(stretch: Stretch, pixels: Pixels) -> NDArray[np.uint8]:
             why="the image changed after the job was planned",
             mend="use another --work folder, or --restart",
         )
-    all_valid = bool(valid.all())
+    image = _eight_bits(stretch, data if stretch.stains is None else apply_stains(stretch.stains, data))
+    if valid.all():
+        return image
+    return np.multiply(image, valid[..., None], out=None if image is data else image, dtype=np.uint8)
+
+
+def _eight_bits(stretch: Stretch, data: NDArray[Any]) -> NDArray[np.uint8]:
     if stretch.kind == "none":
-        return data if all_valid else np.multiply(data, valid[..., None], dtype=np.uint8)
-    out = np.empty((data.shape[2], *valid.shape), np.uint8)
+        return data
+    out = np.empty((data.shape[2], *data.shape[:2]), np.uint8)
     for band, (low, high) in enumerate(zip(stretch.low, stretch.high, strict=True)):
         _stretch_band(data[..., band], low, high, out=out[band])
-    if not all_valid:
-        out *= valid
     return out.transpose(1, 2, 0)
 
 

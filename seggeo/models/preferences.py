@@ -43,7 +43,7 @@ def preferred(
     stretch, bands = facts.get("stretch"), facts.get("bands")
     if reading.stretch == "auto" and isinstance(stretch, str):
         reading = replace(reading, stretch=stretch)
-    if reading.bands is None and isinstance(bands, list) and bands:
+    if reading.bands is None and reading.channel is None and isinstance(bands, list) and bands:
         reading = replace(reading, bands=tuple(int(band) for band in bands))
     if reading.gsd is None and frame is not None:
         reading = replace(reading, gsd=_gsd_for(frame, facts))

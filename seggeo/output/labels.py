@@ -1,9 +1,10 @@
-"""The label raster: one band of ids, 0 where there is no object, as a Cloud Optimized GeoTIFF.
+"""The label raster: ids, 0 where there is no object, drawn block by block; as a Cloud Optimized GeoTIFF.
+
+`drawn` yields the blocks of full resolution, for every format that holds them:
 
 1. `_strokes` turns the objects, which come by first row, into row intervals, some hundred thousand at a time;
 2. `_bands` holds those that reach further down and hands out one band of 512 rows after the other;
-3. `_blocks` cuts a band at block columns and draws each block that an object meets;
-4. `CogWriter` stores the block, derives the overviews and puts the file together.
+3. `_blocks` cuts a band at block columns and draws each block that an object meets.
 
 Where objects overlap (a model of parts and wholes) the smaller one lies on top, of equals the one with the higher id:
 a raster holds one id per pixel, and the part would be hidden otherwise. Vector outputs keep both.
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from seggeo.errors import OutputError
 from seggeo.files import publishing
 from seggeo.output.batches import CHUNK, bounded
-from seggeo.output.cog import BLOCK, Block, CogWriter
+from seggeo.output.cog import CogWriter
+from seggeo.output.pyramid import BLOCK, Block
 from seggeo.protocols import Result, SinkOptions
 
 
@@ -30,24 +32,39 @@ def write_cog(result: Result, path: Path, options: SinkOptions) -> Path:
     """Write the ids of all objects as a uint32 Cloud Optimized GeoTIFF and return `path`.
 
     Tiles of 512 px, deflate; background 0 is also the nodata value, so a GIS shows it transparent; overviews hold ids of
-    full resolution only (`cog.halve`). Blocks without objects take no space. Same result, same bytes.
+    full resolution only (`pyramid.halve`). Blocks without objects take no space. Same result, same bytes.
 
     Raises:
         OutputError: The result has several slices, or `path` cannot be written.
         ResourceError: The disk is full.
     """
+    check_plane(result, path, "Cloud Optimized GeoTIFF")
+    with publishing(path, options.scratch) as temporary, CogWriter(temporary, result.frame, "instance id") as writer:
+        for row, col, block in drawn(result):
+            writer.put(row, col, block)
+        writer.finish()
+    return path
+
+
+def check_plane(result: Result, path: Path, kind: str) -> None:
+    """Refuse what has several slices.
+
+    Raises:
+        OutputError: It has.
+    """
     if result.frame.depth > 1:
         raise OutputError(
             what=f"{path} cannot hold {result.frame.depth} slices",
-            why="a Cloud Optimized GeoTIFF holds one image",
+            why=f"a {kind} holds one image",
             mend="choose another output format with -f",
         )
-    with publishing(path, options.scratch) as temporary, CogWriter(temporary, result.frame, "instance id") as writer:
-        for row, band in _bands(result):
-            for col, block in _blocks(band, row * BLOCK):
-                writer.put(row, col, block)
-        writer.finish()
-    return path
+
+
+def drawn(result: Result) -> Iterator[tuple[int, int, Block]]:
+    """Row and column in the grid of blocks, and ids, of every block that holds an object, in row-major order."""
+    for row, band in _bands(result):
+        for col, block in _blocks(band, row * BLOCK):
+            yield row, col, block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,9 @@ import tifffile
 
 from seggeo.files import publishing
 from seggeo.geometry import Frame
-from seggeo.output.cog import BLOCK
 from seggeo.output.features import provenance_text
 from seggeo.output.labels import write_cog
+from seggeo.output.pyramid import BLOCK
 from seggeo.protocols import Result, SinkOptions
 
 _MICROMETRES = {"um": 1.0, "mm": 1e3, "m": 1e6}

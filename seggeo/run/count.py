@@ -10,7 +10,7 @@ import json
 import logging
 import traceback
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +29,13 @@ from seggeo.output.density import CellMap, Density, Ratio, density_of, map_cells
 from seggeo.output.density_map import draw_density, render_density
 from seggeo.output.report_html_pictures import outline_tissue
 from seggeo.output.report_html_records import Picture, SlideReport
-from seggeo.run.execute import PartReport
 from seggeo.run.finish import MERGED, provenance_of
+from seggeo.run.outcome import Summary
+from seggeo.run.part import PartReport
 from seggeo.run.plan import Plan, output_identity, overview_image
 from seggeo.run.region_counts import count_regions
 from seggeo.run.result import StoredResult, open_result
-from seggeo.run.segment import Summary, segment_file
+from seggeo.run.segment import segment_file
 from seggeo.run.slides import Slide
 from seggeo.run.suspects import Noticed, notice, pictures, suspects
 from seggeo.store import publish
@@ -80,7 +81,7 @@ def count_slide(slide: Slide, how: Counting) -> Generator[Plan | PartReport | Su
         SourceError: It cannot be read, or does not say its resolution.
         SeggeoError: Of the kind that fits.
     """
-    settings = _of_slide(how.settings, slide)
+    settings = of_slide(how.settings, slide)
     said: list[str] = []
     plan: Plan | None = None
     with warnings.catch_warnings(record=True) as caught:
@@ -88,14 +89,27 @@ def count_slide(slide: Slide, how: Counting) -> Generator[Plan | PartReport | Su
         for event in segment_file(slide.path, settings, how.execution, how.out, stem=slide.id):
             if isinstance(event, Plan):
                 plan = event
-                _check_resolution(plan, slide, pixels=how.pixels)
+                check_resolution(plan, slide.path, pixels=how.pixels)
             if isinstance(event, Summary):
                 said = [str(w.message) for w in caught if issubclass(w.category, SeggeoWarning)]
             yield event
             if isinstance(event, Summary) and plan is not None:
-                yield _kept(plan, slide, event) or _counted(plan, slide, event, (how.out, said))
+                yield sum_up(plan, slide, event, how.out, said)
     for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def sum_up(plan: Plan, slide: Slide, summary: Summary, out: Path, said: Sequence[str] = ()) -> Counted:
+    """The count of a slide that is segmented, made now or by an earlier run.
+
+    Args:
+        plan: What was done.
+        slide: The slide.
+        summary: What was found.
+        out: Folder of the results.
+        said: Warnings, for the report.
+    """
+    return _kept(plan, slide, summary) or _counted(plan, slide, summary, (out, list(said)))
 
 
 def refusal_of(error: Exception) -> SeggeoError:
@@ -116,7 +130,7 @@ def refusal_of(error: Exception) -> SeggeoError:
     )  # fmt: skip
 
 
-def _of_slide(settings: Settings, slide: Slide) -> Settings:
+def of_slide(settings: Settings, slide: Slide) -> Settings:
     """Settings with the resolution and regions that a manifest gives."""
     if slide.regions:
         settings = replace(settings, output=replace(settings.output, regions=Path(slide.regions)))
@@ -131,11 +145,16 @@ def _of_slide(settings: Settings, slide: Slide) -> Settings:
     return replace(settings, reading=replace(settings.reading, mpp=mpp))
 
 
-def _check_resolution(plan: Plan, slide: Slide, *, pixels: bool) -> None:
+def check_resolution(plan: Plan, path: str, *, pixels: bool) -> None:
+    """Refuse a slide of unknown resolution, unless pixels will do.
+
+    Raises:
+        SourceError: It does not say its resolution.
+    """
     if plan.job.frame.unit == "um" or pixels:
         return
     raise SourceError(
-        what=f"{slide.path} does not say how large its pixels are",
+        what=f"{path} does not say how large its pixels are",
         why="densities per mm2 and sizes in um need it, and a guess would be wrong without anyone noticing",
         mend="add --mpp 0.25 (or a column mpp in a manifest), or count in pixels with --pixels",
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import seggeo.io as image_io
 from seggeo.config import Output
-from seggeo.errors import OutputError
+from seggeo.errors import ConfigError, OutputError
+from seggeo.geometry import Frame
 from seggeo.io.regions import read_regions
 from seggeo.output.cells_table import Extras
 from seggeo.protocols import Result
@@ -51,6 +52,38 @@ def enriched(plan: Plan, path: str, result: Result, folder: Path) -> Extras:
     if output.regions is not None:
         lookup = Lookup(read_regions(output.regions, result.frame), result.frame)
     return Extras(columns=columns, titles=titles, positive=positive, region=lookup)
+
+
+def check_tables(output: Output) -> None:
+    """Refuse areas and positivity where no table is written that would tell of them.
+
+    Raises:
+        ConfigError: They are asked for and no format takes them.
+    """
+    asked = {"--regions": output.regions, "--positive": output.positive}
+    given = " and ".join(name for name, value in asked.items() if value is not None)
+    if given and TABLES.isdisjoint(output.format):
+        raise ConfigError(
+            what=f"{given} with -f {','.join(output.format)}",
+            why=f"only tables of cells tell of that: {', '.join(sorted(TABLES))}",
+            mend=f"add one: -f {','.join(output.format)},cells",
+        )
+
+
+def check_extras(output: Output, frame: Frame) -> None:
+    """Refuse areas and rules that cannot be used, before any work.
+
+    Args:
+        output: What is asked for.
+        frame: The work grid.
+
+    Raises:
+        ConfigError: A rule of positivity that is none, or regions that cannot be read.
+    """
+    if output.positive is not None:
+        Rule(output.positive)
+    if output.regions is not None:
+        read_regions(output.regions, frame)
 
 
 def wants_extras(output: Output) -> bool:

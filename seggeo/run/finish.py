@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from seggeo import plugins
 from seggeo.config import Merge, Output
-from seggeo.errors import BusyError
-from seggeo.instances import Instances
+from seggeo.errors import BusyError, StoreError
+from seggeo.instances import Instances, concat
 from seggeo.job import Job
 from seggeo.merge.resolve import Tally
 from seggeo.merge.sweep import sweep
@@ -35,26 +35,46 @@ MERGED = "merged"
 """Folder of the merged objects in a run folder."""
 
 
-def merge_parts(job: Job, store: RunStore, provenance: Mapping[str, Any]) -> tuple[StoredResult, Tally, int]:
+def merge_parts(
+    job: Job, store: RunStore, folder: Path, provenance: Mapping[str, Any], *, absent: frozenset[int] = frozenset()
+) -> tuple[StoredResult, Tally, int]:  # fmt: skip
     """Merge all stored parts into numbered objects; the result, what became of the readings, objects filtered out.
 
+    Args:
+        job: Whose parts they are.
+        store: Its run folder.
+        folder: Where the merged objects are put; emptied first.
+        provenance: What the result says about itself.
+        absent: Parts that are known to be missing, where nothing was found.
+
     Raises:
-        StoreError: A part is missing.
+        StoreError: Another part is missing, or is of another job.
     """
     rules = Merge(**job.merge)
     tally = Tally()
-    spool = Spool(store.folder / MERGED, job.frame)
-    for merged in sweep(_parts(job, store), job.parts, match_iou=rules.match_iou, exclusive=bool(job.model["exclusive"])):
+    spool = Spool(folder, job.frame)
+    for merged in sweep(
+        _parts(job, store, absent), job.parts, match_iou=rules.match_iou, exclusive=bool(job.model["exclusive"])
+    ):
         spool.add(merged)
         tally = tally + merged.tally
     bands, dropped = spool.number(rules)
     spool.publish(bands)
-    return open_result(store.folder / MERGED, job, provenance), tally, dropped
+    return open_result(folder, job, provenance), tally, dropped
 
 
-def _parts(job: Job, store: RunStore) -> Iterator[tuple[int, Instances, NDArray[np.int64]]]:
+def _parts(job: Job, store: RunStore, absent: frozenset[int]) -> Iterator[tuple[int, Instances, NDArray[np.int64]]]:
+    tile_key = job.tile_key
     for part in range(len(job.parts)):
+        if part in absent:
+            yield part, concat([]), np.zeros(0, np.int64)
+            continue
         stored = store.load(part)
+        if stored.notes.get("tile_key", tile_key) != tile_key:
+            raise StoreError(
+                what=f"part {part} in {store.folder} is of another job", why="two jobs were run in one folder at a time",
+                mend="predict it again, with the same command, and run one job at a time in a folder",
+            )  # fmt: skip
         yield part, stored.instances, stored.tile
 
 

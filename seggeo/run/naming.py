@@ -12,13 +12,13 @@ from seggeo.errors import ConfigError
 SUFFIXES = {
     "gpkg": "_objects.gpkg", "fgb": "_objects.fgb", "parquet": "_objects.parquet", "geojson": "_objects.geojson",
     "cog": "_labels.tif", "qupath": "_cells.geojson.gz", "cells": "_cells.parquet", "cells-csv": "_cells.csv",
-    "ome-tiff": "_labels.ome.tif",
+    "ome-tiff": "_labels.ome.tif", "ome-zarr": "_labels.ome.zarr",
 }  # fmt: skip
 OPENS_WITH = {
     "gpkg": "QGIS (drag it in; the style is inside), geopandas", "fgb": "QGIS, geopandas",
     "parquet": "geopandas, DuckDB, QGIS", "geojson": "a web map, QGIS", "cog": "QGIS, rasterio",
     "qupath": "QuPath (drag it onto the slide)", "cells": "pandas, R, DuckDB", "cells-csv": "any spreadsheet",
-    "ome-tiff": "napari, QuPath",
+    "ome-tiff": "napari, QuPath", "ome-zarr": "napari (drag it in), Fiji, zarr",
 }  # fmt: skip
 _MORE_ENDINGS = {".tiff": "cog", ".json": "geojson", ".gz": "geojson"}
 
@@ -37,11 +37,14 @@ class Places:
 def format_of(out: Path | None) -> str | None:
     """The format that an output's ending names; None for a folder.
 
-    A name without an ending, or with a number for one (`run_0.5`), is a folder; a folder that is there may have any name.
+    A name without an ending, or with a number for one (`run_0.5`), is a folder; a folder that is there may have any name but
+    that of a Zarr.
 
     Raises:
         ConfigError: The ending is of no format.
     """
+    if out is not None and out.suffix.lower() == ".zarr":
+        return "ome-zarr"
     if out is None or out.is_dir() or out.suffix[1:].isdigit() or not out.suffix:
         return None
     if out.name.lower().endswith((".ome.tif", ".ome.tiff")):

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 
 import seggeo.io as image_io
 from seggeo.config import Reading
-from seggeo.errors import ModelError, ResourceError, SourceError, StoppedError
+from seggeo.errors import ModelError, SourceError, StoppedError
 from seggeo.geometry import Window
 from seggeo.instances import Instances, concat
 from seggeo.job import Job
 from seggeo.merge.readings import owned
 from seggeo.protocols import ModelRequest, Pixels, Prediction, Segmenter, TileImage
 from seggeo.rle import Spans, encode, meetings, runs_to_spans, subtract
+from seggeo.run.quarters import in_quarters, is_out_of_memory
 from seggeo.run.segmenters import open_segmenter
+from seggeo.run.watch import NO_CARE, Care, Watch
 from seggeo.store import Part
 from seggeo.tiling import Tile
 
@@ -45,6 +47,14 @@ class Recipe:
     request: ModelRequest
     threads: int = 0
     """Threads inside the model's arithmetic; 0 leaves it to the library."""
+    devices: tuple[str, ...] = ()
+    """Of several processes the first predicts on the first of these, and so on in turn; none: where the request says."""
+
+    def of_worker(self, number: int) -> Recipe:
+        """As process `number`, from 0, follows it."""
+        if not self.devices:
+            return self
+        return replace(self, request=replace(self.request, device=self.devices[number % len(self.devices)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,18 @@ class Bench:
     def close(self) -> None:
         """Release the input."""
         self.source.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """One part done."""
+
+    part: int
+    instances: int
+    notes: Any
+    """The part's counts and failures."""
+    resumed: bool = False
+    """True when an earlier run did it."""
 
 
 def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
@@ -92,35 +114,64 @@ def check_unchanged(source: image_io.AnySource, job: Job) -> None:
         )
 
 
-def predict_part(bench: Bench, part: int) -> Part:
+def predict_part(
+    bench: Bench, part: int, *, watch: Watch | None = None, care: Care = NO_CARE, begun: Part | None = None
+) -> Part:  # fmt: skip
     """What the tiles of one part report; a tile that fails twice is noted and leaves its place empty.
 
+    Args:
+        bench: Open input and model.
+        part: Which one.
+        watch: Is told what is in hand, saves what is half done and may stop the part.
+        care: Which tiles want it.
+        begun: What an earlier, stopped run of this part has saved.
+
     Raises:
-        ResourceError: Memory or device ran out at the smallest batch.
+        Stop: The watch asked for it.
     """
-    job = bench.recipe.job
-    tally = _Tally()
+    tally = _Tally.of(begun)
     waiting: list[TileImage] = []
     size = max(1, bench.segmenter.info.batch)
-    for tile, coming in _read_ahead(bench, job.parts.tiles(part)):
-        tally.tiles += 1
-        try:
-            image = _prepare(bench, tile, coming)
-        except StoppedError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a tile may fail without the job failing; it is recorded
-            tally.failures.append(_failure(tile, error))
-            continue
-        if image is None:
-            tally.empty += 1
+
+    def predict_waiting() -> None:
+        _predict_batch(bench, waiting, tally)
+        if watch is not None:
+            watch.ends(image.tile.index for image in waiting)
+        waiting.clear()
+
+    for tile, coming in _read_ahead(bench, bench.recipe.job.parts.tiles(part)[tally.tiles :], care, watch):
+        is_alone = tile.index in care.alone
+        if is_alone or tile.index in care.barred:
+            predict_waiting()
+        image = None
+        if coming is not None:
+            image = _image(bench, tile, coming, tally)
         else:
+            tally.failures.append(failure_of(tile, "ProcessDied", care.barred[tile.index]))
+        tally.tiles += 1
+        if image is not None:
             waiting.append(image)
-        if len(waiting) >= size:
-            _predict_batch(bench, waiting, tally)
-            waiting = []
-    _predict_batch(bench, waiting, tally)
-    notes = {**tally.counts(), "failures": tally.failures, "tile_key": job.tile_key}
-    return Part(part=part, instances=concat(tally.found), tile=np.array(tally.of_tile, np.int64), notes=notes)
+        elif watch is not None:
+            watch.ends([tile.index])
+        if len(waiting) >= size or is_alone:
+            predict_waiting()
+        if watch is not None and not waiting:
+            watch.between(lambda: tally.part(bench.recipe.job, part))
+    predict_waiting()
+    return tally.part(bench.recipe.job, part)
+
+
+def _image(bench: Bench, tile: Tile, coming: Future[Pixels | None], tally: _Tally) -> TileImage | None:
+    """What the model sees of a tile; None where that is nothing, which is counted, or cannot be read, which is noted."""
+    try:
+        image = _prepare(bench, tile, coming)
+    except StoppedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a tile may fail without the job failing; it is recorded
+        tally.failures.append(_failure(tile, error))
+        return None
+    tally.empty += image is None
+    return image
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,11 +186,25 @@ class _Tally:
     of_tile: list[int] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
 
-    def counts(self) -> dict[str, int]:
-        return {
+    @classmethod
+    def of(cls, begun: Part | None) -> _Tally:
+        """What an earlier run left; nothing without one."""
+        if begun is None:
+            return cls()
+        notes = begun.notes
+        return cls(
+            **{name: notes[name] for name in ("tiles", "empty", "capped", "predicted")}, found=[begun.instances],
+            of_tile=begun.tile.tolist(), failures=list(notes["failures"]),
+        )  # fmt: skip
+
+    def part(self, job: Job, part: int) -> Part:
+        """All of it as it is stored."""
+        counts = {
             "tiles": self.tiles, "empty": self.empty, "capped": self.capped, "predicted": self.predicted,
             "foreign": self.predicted - len(self.of_tile),
         }  # fmt: skip
+        notes = {**counts, "failures": self.failures, "tile_key": job.tile_key}
+        return Part(part=part, instances=concat(self.found), tile=np.array(self.of_tile, np.int64), notes=notes)
 
     def add(self, tile: Tile, prediction: Prediction, mine: Instances) -> None:
         self.capped += int(prediction.capped)
@@ -149,19 +214,18 @@ class _Tally:
 
 
 def _predict_batch(bench: Bench, images: list[TileImage], tally: _Tally) -> None:
-    """Predict some tiles together; if that fails, one by one, so that one tile's trouble stays its own."""
+    """Predict some tiles together; if that fails one by one, so that one tile's trouble stays its own, or piece by piece."""
     if not images:
         return
-    try:
-        predictions = [_checked(p, i, bench.segmenter) for p, i in zip(bench.segmenter.predict(images), images, strict=True)]
-    except (ResourceError, StoppedError):
-        raise
-    except Exception as error:  # noqa: BLE001 - likewise
-        if len(images) > 1:
-            for image in images:
-                _predict_batch(bench, [image], tally)
-        else:
-            tally.failures.append(_failure(images[0].tile, error))
+    predictions, error = _attempt(bench, images)
+    if error is not None and len(images) > 1:
+        for image in images:
+            _predict_batch(bench, [image], tally)
+        return
+    if error is not None and is_out_of_memory(error):
+        predictions, error = _in_quarters(bench, images[0])
+    if error is not None:
+        tally.failures.append(_failure(images[0].tile, error))
         return
     for image, prediction in zip(images, predictions, strict=True):
         instances = without_invalid(prediction.instances, image.valid[image.inside])
@@ -170,18 +234,53 @@ def _predict_batch(bench: Bench, images: list[TileImage], tally: _Tally) -> None
         tally.add(image.tile, prediction, mine.shift(window.row, window.col, image.tile.z))
 
 
-def _read_ahead(bench: Bench, tiles: list[Tile]) -> Iterator[tuple[Tile, Future[Pixels | None]]]:
-    """Each tile with the pixels of its extent, the next one being read meanwhile; None for tiles known to be empty."""
+def _attempt(bench: Bench, images: list[TileImage]) -> tuple[list[Prediction], Exception | None]:
+    """Predictions of some tiles, or why there are none."""
+    try:
+        given = bench.segmenter.predict(images)
+        return [_checked(p, i, bench.segmenter) for p, i in zip(given, images, strict=True)], None
+    except StoppedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a tile may fail without the job failing; it is recorded
+        return [], error
+
+
+def _in_quarters(bench: Bench, image: TileImage) -> tuple[list[Prediction], Exception | None]:
+    try:
+        return [_checked(in_quarters(bench.segmenter, image, bench.recipe.job), image, bench.segmenter)], None
+    except StoppedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - likewise
+        return [], error
+
+
+def _read_ahead(
+    bench: Bench, tiles: list[Tile], care: Care, watch: Watch | None
+) -> Iterator[tuple[Tile, Future[Pixels | None] | None]]:  # fmt: skip
+    """Each tile with the pixels of its extent, the next one being read meanwhile; pixels of tiles known to be empty are None.
+
+    Nothing is read of tiles that are barred, and nothing meanwhile of or beside those that stand alone.
+    """
 
     def read(tile: Tile) -> Pixels | None:
         return None if bench.source.is_empty(tile.window) else _read(bench, tile)
 
+    def begin(tile: Tile) -> Future[Pixels | None]:
+        if watch is not None:
+            watch.begins(tile.index)
+        return reader.submit(read, tile)
+
     with ThreadPoolExecutor(1, thread_name_prefix="seggeo-read") as reader:
-        coming: list[Future[Pixels | None]] = [reader.submit(read, tile) for tile in tiles[:1]]
+        ahead: Future[Pixels | None] | None = None
         for i, tile in enumerate(tiles):
-            if i + 1 < len(tiles):
-                coming.append(reader.submit(read, tiles[i + 1]))
-            yield tile, coming.pop(0)
+            if tile.index in care.barred:
+                yield tile, None
+                continue
+            now = ahead or begin(tile)
+            after = tiles[i + 1].index if i + 1 < len(tiles) else None
+            is_free = after is not None and not {tile.index, after} & care.alone and after not in care.barred
+            ahead = begin(tiles[i + 1]) if is_free else None
+            yield tile, now
 
 
 def _read(bench: Bench, tile: Tile) -> Pixels:
@@ -245,10 +344,15 @@ def without_invalid(instances: Instances, valid: NDArray[np.bool_]) -> Instances
 
 
 def _failure(tile: Tile, error: Exception) -> dict[str, Any]:
-    """What is recorded of a failed tile."""
-    where = tile.window
+    """What is recorded of a tile that raised an error."""
     log.debug("tile %d failed\n%s", tile.index, "".join(traceback.format_exception(error)))
+    return failure_of(tile, type(error).__name__, str(error))
+
+
+def failure_of(tile: Tile, error: str, message: str) -> dict[str, Any]:
+    """What is recorded of a tile that failed, JSON values."""
+    where = tile.window
     return {
         "tile": tile.index, "z": tile.z, "row": where.row, "col": where.col, "height": where.height, "width": where.width,
-        "error": type(error).__name__, "message": str(error),
+        "error": error, "message": message,
     }  # fmt: skip

@@ -24,7 +24,9 @@ from seggeo.models.preferences import preferred
 from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter
 from seggeo.run.choice import model_for, named_model, request_for
 from seggeo.run.look import OVERVIEW_PX, SceneLook
+from seggeo.run.part import check_unchanged
 from seggeo.run.segmenters import factory_of, open_segmenter
+from seggeo.run.stains import check_model, normalising_stretch
 
 _SPARE = 0.25
 """A window may be larger by about this share of itself, if that saves one."""
@@ -39,13 +41,25 @@ class Plan:
     job: Job
     request: ModelRequest
     settings: Settings
-    segmenter: Segmenter
+    segmenter: Segmenter | None
+    """Open already; None for a plan that was read back."""
     overview: Pixels
     """The whole image decimated, in the bands that are shown: `(h, w, 3)`."""
     shown: Any
     """The stretch of the overview, for previews."""
     source: Mapping[str, Any]
     """What the input is, JSON values."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Of the open segmenter."""
+        assert self.segmenter is not None  # noqa: S101 - only who has made the plan asks
+        return self.segmenter.info
+
+    @property
+    def is_native(self) -> bool:
+        """True when the model takes the file's own bands and values."""
+        return bool(self.job.model["native"])
 
 
 def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
@@ -64,6 +78,8 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         if reading != settings.reading:
             settings = replace(settings, reading=reading)
             scene = _Scene(path, settings, opened)
+        if reading.stain_norm != "none":
+            scene.normalise_stains()  # after the choice of a model, which goes by what the file shows
         request, segmenter = _ready(request_for(chosen, settings, execution, scene.mpp), scene)
         info = segmenter.info
         source = scene.source(native=info.native)
@@ -81,6 +97,23 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         )  # fmt: skip
         return Plan(
             job=job, request=request, settings=settings, segmenter=segmenter, overview=scene.overview, shown=scene.stretch,
+            source=source.describe(),
+        )  # fmt: skip
+
+
+def reopened(path: str, settings: Settings, request: ModelRequest, job: Job) -> Plan:
+    """The plan of a job that was made before: nothing is chosen anew and no model is opened.
+
+    Raises:
+        SourceError: The input cannot be read, or has changed.
+    """
+    with ExitStack() as opened:
+        scene = _Scene(path, settings, opened)
+        source = scene.source(native=bool(job.model["native"]))
+        check_unchanged(source, job)
+        shown = scene.stretch if job.stretch is None else image_io.Stretch.from_json(job.stretch)
+        return Plan(
+            job=job, request=request, settings=settings, segmenter=None, overview=scene.overview, shown=shown,
             source=source.describe(),
         )  # fmt: skip
 
@@ -118,6 +151,12 @@ class _Scene:
             self._sources[native] = self._open(native=native)
         return self._sources[native]
 
+    def normalise_stains(self) -> None:
+        """Let the stretch show the image's stains as those of the reference."""
+        self.stretch = normalising_stretch(
+            self._path, self._settings.reading, self.source(native=False), self.overview, name=public_name(self._path)
+        )  # fmt: skip
+
     def look(self, *, native: bool) -> SceneLook:
         """A look at the image as a model sees it."""
         if native:
@@ -128,6 +167,8 @@ class _Scene:
 def _ready(request: ModelRequest, scene: _Scene) -> tuple[ModelRequest, Segmenter]:
     """The segmenter, and its request with the settings that it finds in the whole image, once for the job."""
     segmenter = open_segmenter(request)
+    if scene.stretch.stains is not None:
+        check_model(segmenter.info)
     _check(scene.source(native=segmenter.info.native).bands, segmenter.info, request)
     calibrate = getattr(factory_of(request), "calibrate", None)
     if calibrate is None:
@@ -208,7 +249,7 @@ def fitted(tile: int, overlap: int, shape: tuple[int, int]) -> int:
     for length in shape:
         count = max(1, ceil((length - overlap) / (tile - overlap) - _SPARE))
         sides.append(-(-(length + (count - 1) * overlap) // count))
-    return max(16, *sides)
+    return max(16, 2 * overlap, *sides)
 
 
 def describe_model(info: ModelInfo, request: ModelRequest, execution: Execution) -> dict[str, Any]:
@@ -222,7 +263,7 @@ def describe_model(info: ModelInfo, request: ModelRequest, execution: Execution)
 
 def count_empty(plan: Plan, path: str) -> int:
     """Tiles that need no decoding to be known as empty (sparse blocks, outside the area of interest)."""
-    source = image_io.open_source(path, plan.settings.reading, native=plan.segmenter.info.native)
+    source = image_io.open_source(path, plan.settings.reading, native=plan.is_native)
     try:
         return sum(source.is_empty(tile.window) for tile in plan.job.grid)
     finally:
@@ -231,7 +272,7 @@ def count_empty(plan: Plan, path: str) -> int:
 
 def estimate(plan: Plan) -> dict[str, int]:
     """Memory of one predicting process and room on disk, bytes, rough."""
-    job, info = plan.job, plan.segmenter.info
+    job, info = plan.job, plan.info
     bands = max(3, len(job.reading["bands"]))
     side = job.tile + 2 * (info.context + info.stride - 1)
     decoded = 4 * side * side * bands * 2

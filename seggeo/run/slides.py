@@ -16,7 +16,7 @@ from seggeo.run.plan import input_name
 
 SUFFIXES = frozenset({
     ".svs", ".tif", ".tiff", ".btf", ".tf8", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".lsm",
-    ".czi", ".zarr", ".png", ".jpg", ".jpeg", ".jp2",
+    ".czi", ".vsi", ".zarr", ".png", ".jpg", ".jpeg", ".jp2",
 })  # fmt: skip
 """Endings of what is taken from a folder; a file that is named is tried whatever it is called."""
 _MANIFESTS = {".csv": ",;\t", ".tsv": "\t"}

@@ -54,7 +54,7 @@ def test_the_order_of_parts_does_not_matter(folder: Path, monkeypatch: pytest.Mo
     recipe = Recipe(path="scene.tif", reading=settings.reading, job=plan.job, request=plan.request, threads=1)
     for _ in run_parts(recipe, store.folder, parts[::-2], workers=1):
         pass
-    todo, done = pending(store, len(parts))
+    todo, done = pending(store, range(len(parts)))
     assert (len(todo), len(done)) == (len(parts[1::2]) if len(parts) % 2 else len(parts[::2]), len(parts[::-2]))
     for _ in run_parts(recipe, store.folder, todo[::-1], workers=1, segmenter=plan.segmenter):
         pass

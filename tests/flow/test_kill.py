@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import support_kill
 from support_flow import (
     COMMAND,
     SLOW,
@@ -25,6 +26,7 @@ from support_flow import (
     write_labels,
     write_model,
 )
+from support_kill import kill_a_worker, tiles_logged, tiles_of_finished_parts, until
 
 JOB = ("segment", "scene.tif", "--model", "slow.py:Slow", "-f", "gpkg,cog,fgb", "--tile", "96", "--overlap", "32")
 
@@ -44,37 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(folder: Path, out: str, *, workers: int = 2, tile_s: float = 0.05) -> subprocess.Popen[bytes]:
     """The job in a process group of its own."""
-    environment = clean_environment(TILE_LOG=str(folder / f"log_{out}"), TILE_SECONDS=str(tile_s))
-    return subprocess.Popen(
-        [str(COMMAND), *JOB, "-o", out, "--workers", str(workers)],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-
-
-def tiles_logged(folder: Path, out: str) -> list[int]:
-    path = folder / f"log_{out}"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-def tiles_of_finished_parts(folder: Path, out: str) -> set[int]:
-    from seggeo.job import Job
-    from seggeo.store import RunStore
-
-    store = RunStore(folder / out / "scene.seggeo")
-    if not (store.folder / "job.json").exists():
-        return set()
-    parts = Job.from_json(store.load_job_values()).parts
-    return {tile.index for part in range(len(parts)) if store.is_done(part) for tile in parts.tiles(part)}
-
-
-def until(is_so: object, timeout_s: float) -> bool:
-    """Whether a condition came true in time."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if is_so():  # type: ignore[operator]
-            return True
-        time.sleep(0.05)
-    return False
+    return support_kill.start(folder, JOB, out, workers=workers, tile_s=tile_s)
 
 
 def kill_and_go_on(folder: Path, out: str, delays_s: list[float], tile_s: float) -> None:
@@ -164,7 +136,51 @@ def test_a_signal_stops_it_cleanly_and_says_how_to_go_on(folder: Path, number: s
     assert printed == b""
     assert not list((folder / out).glob("scene_*"))
     check_result(folder, out)
-    assert max(Counter(tiles_logged(folder, out)).values()) <= 2
+    assert max(Counter(tiles_logged(folder, out)).values()) == 1, "a stop loses no tile"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_does_not_wait_for_a_tile_that_takes_long(folder: Path, workers: int):
+    out = f"long_{workers}"
+    process = start(folder, out, workers=workers, tile_s=60)
+    work = folder / out / "scene.seggeo"
+    assert until((work / "job.json").exists, 60)
+    time.sleep(3)
+    began = time.monotonic()
+
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+
+    assert process.returncode == 75
+    assert time.monotonic() - began < 12
+    check_result(folder, out)
+
+
+def test_a_time_limit_stops_it_like_a_signal(folder: Path):
+    ran = seggeo(
+        *JOB, "-o", "limit", "--workers", "1", "--time-limit", "4s", cwd=folder, TILE_LOG=str(folder / "log_limit"),
+        TILE_SECONDS="0.5",
+    )  # fmt: skip
+
+    assert ran.code == 75, ran.err
+    assert "stopped by the time limit" in ran.err
+    check_result(folder, "limit")
+    assert max(Counter(tiles_logged(folder, "limit")).values()) == 1
+
+
+def test_killed_workers_are_replaced(folder: Path):
+    rng = random.Random(3)
+    process = start(folder, "workers", workers=2, tile_s=0.1)
+    for kill in range(3):
+        logged = len(tiles_logged(folder, "workers"))
+        assert until(lambda n=logged: len(tiles_logged(folder, "workers")) > n + 2, 60)
+        assert kill_a_worker(process, rng), kill
+
+    _, errors = process.communicate(timeout=120)
+
+    assert process.returncode == 0, errors.decode()
+    assert digests(folder / "workers") == digests(folder / "whole")
 
 
 def test_a_model_that_catches_everything_does_not_take_a_stop_for_its_own_trouble(folder: Path):

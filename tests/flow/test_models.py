@@ -29,6 +29,7 @@ from support_io import write
 from support_models import make_maskrcnn_weights
 from support_models import scene as discs
 from support_sam import SETTINGS, SIDE, blob_image, make_sam_weights
+from support_scenes import same_partition
 
 OUTPUTS = ("-f", "gpkg,cog,fgb", "--workers", "1", "--no-preview", "--json")
 
@@ -179,7 +180,7 @@ def test_auto_without_its_weights_says_so_and_falls_to_threshold(installed: Path
 
 
 def test_sizes_reach_the_model_and_are_part_of_the_job(tmp_path: Path):
-    write_labels(tmp_path / "scene.tif", scene("discs", 4, (140, 140)))
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (140, 140)), transform=None, crs=None)
     sized = ORACLE.replace(
         "    native = True\n", "    native = True\n\n    def __init__(self, diameter=0, mpp=0):\n        pass\n"
     )
@@ -282,17 +283,62 @@ def test_files_that_hold_no_model_are_refused_and_nothing_is_made(tmp_path: Path
     assert below(tmp_path) == before
 
 
-def test_a_model_that_ends_its_process_is_a_resource_error_and_what_was_done_stays(tmp_path: Path):
+@pytest.mark.parametrize("deed", ["os._exit(9)", "__import__('ctypes').string_at(0)", "os.abort()"])
+def test_a_tile_that_ends_its_process_costs_itself_alone(tmp_path: Path, deed: str):
     write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
-    killer = FRAGILE.replace('raise ValueError("the fifth tile is too much for me")', "os._exit(9)")
-    write_model(tmp_path, killer, "fragile.py")
-    command = ("segment", "scene.tif", "--model", "fragile.py:Fragile", *SMALL, "--workers", "2")
+    write_model(tmp_path, FRAGILE.replace('raise ValueError("the fifth tile is too much for me")', deed), "fragile.py")
+    command = ("segment", "scene.tif", "--model", "fragile.py:Fragile", "-f", "gpkg,cog", *SMALL, "--workers", "2")
+    clean = seggeo(*command, "-o", "clean", cwd=tmp_path, BROKEN="broken")
+    assert clean.code == 0, clean.err
     (tmp_path / "broken").touch()
 
-    ran = seggeo(*command, cwd=tmp_path, BROKEN="broken")
+    ran = seggeo(*command, "-o", "out", cwd=tmp_path, BROKEN="broken")
+
+    assert ran.code == 4, ran.err
+    assert "1 of 9 tiles failed" in ran.refusal()[0]
+    (failure,) = [json.loads(line) for line in (tmp_path / "out/scene.seggeo/failures.jsonl").read_text().splitlines()]
+    assert (failure["tile"], failure["error"]) == (4, "ProcessDied")
+    whole, found = (label_raster(tmp_path / name / "scene_labels.tif") for name in ("clean", "out"))
+    assert ((found > 0) == (whole > 0))[np.r_[0:96, 224:320]].all(), "tiles beside it are as they were"
+    (tmp_path / "broken").unlink()
+    assert seggeo(*command, "-o", "out", cwd=tmp_path, BROKEN="broken").code == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "clean")
+
+
+def test_a_model_that_always_ends_its_process_is_a_resource_error(tmp_path: Path):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
+    write_model(
+        tmp_path, ORACLE.replace("def predict(self, tiles):", "def predict(self, tiles):\n        import os; os._exit(9)")
+    )
+
+    ran = seggeo("segment", "scene.tif", "--model", "oracle.py:Oracle", *SMALL, "--workers", "2", cwd=tmp_path)
 
     assert ran.code == 7
     assert "worker" in ran.refusal()[0]
     assert not (tmp_path / "scene_objects.gpkg").exists()
-    (tmp_path / "broken").unlink()
-    assert seggeo(*command, cwd=tmp_path, BROKEN="broken").code == 0
+
+
+@pytest.mark.parametrize("raised", ["MemoryError('no more')", "RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')"])
+@pytest.mark.parametrize("most", [320, 200])
+def test_tiles_that_do_not_fit_in_memory_are_divided(tmp_path: Path, raised: str, most: int):
+    write_labels(tmp_path / "scene.tif", scene("snakes", 4, (900, 1000)))
+    hungry = ORACLE.replace("tiles):", f"tiles):\n        if tiles[0].shape[0] > {most}: raise {raised}")
+    write_model(tmp_path, hungry, "hungry.py")
+    write_model(tmp_path, ORACLE)
+    command = ("segment", "scene.tif", "-f", "gpkg,cog", "--tile", "512", "--overlap", "64", "--workers", "1")
+    succeed(*command, "--model", "oracle.py:Oracle", "-o", "clean", cwd=tmp_path)
+
+    succeed(*command, "--model", "hungry.py:Oracle", "-o", "out", cwd=tmp_path)
+
+    wanted, found = (label_raster(tmp_path / name / "scene_labels.tif") for name in ("clean", "out"))
+    assert same_partition(wanted, found)
+
+
+def test_memory_that_runs_out_everywhere_is_a_resource_error(tmp_path: Path):
+    write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
+    write_model(tmp_path, ORACLE.replace("tiles):", "tiles):\n        raise MemoryError('no more')"))
+
+    ran = call("segment", "scene.tif", "--model", "oracle.py:Oracle", *SMALL, cwd=tmp_path)
+
+    assert ran.code == 7
+    assert "memory" in ran.refusal()[0]

@@ -15,7 +15,7 @@ from seggeo import config
 ROOT = Path(seggeo.__file__).parent
 MODULES = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 CORE = {
-    "config", "errors", "files", "geometry", "instances", "job", "plugins", "protocols", "rle", "store", "tiling",
+    "apart", "config", "errors", "files", "geometry", "instances", "job", "plugins", "protocols", "rle", "store", "tiling",
 }  # fmt: skip
 MIDDLE = {"io", "merge", "models", "output"}
 MAY_KNOW = {
@@ -27,7 +27,20 @@ MAY_KNOW = {
     "cli": CORE | {"run", "models", "io", "evaluation", "train"},
     "__init__": {"api", "evaluation"} | CORE,
 }
-CORE_ORDER = ["errors", "files", "geometry", "rle", "tiling", "instances", "protocols", "plugins", "config", "job", "store"]
+CORE_ORDER = [
+    "errors",
+    "apart",
+    "files",
+    "geometry",
+    "rle",
+    "tiling",
+    "instances",
+    "protocols",
+    "plugins",
+    "config",
+    "job",
+    "store",
+]
 """A core module knows only those before it."""
 HEAVY = ("torch", "torchvision", "rasterio", "dask", "skimage", "scipy", "pyogrio", "pyarrow", "pyproj", "shapely")
 PUBLIC = [
@@ -98,6 +111,7 @@ def test_the_public_door_is_this_list():
 def test_every_option_is_a_setting_and_every_setting_an_option():
     from seggeo.cli import options
     from seggeo.cli.count_cells import count_cells
+    from seggeo.cli.planning import plan_count_cells, plan_segment
     from seggeo.cli.segment import segment
 
     records = (config.Reading, config.Tiling, config.Merge, config.Output, config.Settings, config.Execution)
@@ -106,7 +120,9 @@ def test_every_option_is_a_setting_and_every_setting_an_option():
 
     assert parameters - options.NOT_SETTINGS == settings
     assert counting - options.NOT_SETTINGS <= settings
-    assert parameters | counting >= options.NOT_SETTINGS
+    planning = {*signature(plan_segment).parameters, *signature(plan_count_cells).parameters}
+    assert planning - options.NOT_SETTINGS == settings - {"work", "dask"}
+    assert parameters | counting | planning >= options.NOT_SETTINGS
 
 
 def test_defaults_of_options_are_those_of_the_records():

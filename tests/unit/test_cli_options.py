@@ -36,7 +36,7 @@ def test_every_option_has_its_parameters_name_a_variable_and_a_help():
             names = [str(part).split("/")[0] for part in (option.default, *(option.param_decls or ()))]
             assert f"--{name.removesuffix('_').replace('_', '-')}" in names
             assert option.help.endswith(".")
-            if name not in options.NOT_SETTINGS - {"nested"}:
+            if name not in options.NOT_SETTINGS - {"nested", "time_limit"}:
                 assert option.envvar == f"SEGGEO_{name.upper()}"
 
 
@@ -109,3 +109,18 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes | None):
 
 def test_defaults_make_the_default_records():
     assert settings_from(options.defaults()) == (Settings(), Execution())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("55m", 3300), ("3h", 10800), ("1h30m", 5400), ("2d", 172800), ("02:59:00", 10740),
+     ("10:30", 37800), ("1-00:00:30", 86430), ("0.5s", 0.5)],
+)  # fmt: skip
+def test_durations(text: str, seconds: float):
+    assert options.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "soon", "-5m", "5 minutes", "1:2", "0h", "h"])
+def test_what_is_no_duration_is_refused(text: str):
+    with pytest.raises(ConfigError, match="time-limit"):
+        options.duration(text)

@@ -83,3 +83,48 @@ def test_room_is_asked_of_the_system(tmp_path):
     assert files.has_room(tmp_path, 1000)
     assert not files.has_room(tmp_path, 1 << 62)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("old", ["nothing", "folder", "file", "link"])
+def test_a_folder_appears_as_a_whole_and_takes_the_place_of_anything(tmp_path, monkeypatch, old, devices):
+    scratch, path = tmp_path / "scratch", tmp_path / "out" / "a.zarr"
+    for folder in (scratch, path.parent, tmp_path / "elsewhere"):
+        folder.mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    make = {
+        "nothing": lambda: None, "folder": path.mkdir, "file": path.touch,
+        "link": lambda: path.symlink_to(tmp_path / "elsewhere"),
+    }  # fmt: skip
+    make[old]()
+    if old == "folder":
+        (path / "stale").touch()
+    if devices == 2:
+        monkeypatch.setattr(files, "_device", lambda path: "scratch" in path.parts)
+
+    with files.publishing(path, scratch) as temporary:
+        (temporary / "0").mkdir(parents=True)
+        (temporary / "0" / "0").write_text("content")
+
+    assert not path.is_symlink()
+    assert [str(p.relative_to(path)) for p in sorted(path.rglob("*"))] == ["0", "0/0"]
+    assert (tmp_path / "elsewhere" / "kept").exists()
+    assert sorted(p.name for p in [*scratch.iterdir(), *path.parent.iterdir()]) == ["a.zarr"]
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    path.mkdir()
+    (path / "old").touch()
+    replace = files.os.replace
+
+    def refusing(source, target):
+        if ".writing" in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", refusing)
+    with pytest.raises(OutputError), files.publishing(path) as temporary:
+        temporary.mkdir()
+
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["a.zarr", "a.zarr/old"]

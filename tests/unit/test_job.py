@@ -34,6 +34,7 @@ PREDICTION_CHANGES = [
     {"model": {**JOB.model, "weights_sha256": "ce"}},
     {"model": {**JOB.model, "exclusive": True}},
     {"schema": 2},
+    {"version": "0.0.9"},
 ]
 
 

@@ -22,8 +22,8 @@ from support_scenes import KINDS, nested, paint, random_scene, seam_scene
 from seggeo.errors import OutputError
 from seggeo.geometry import Frame
 from seggeo.instances import Instances
-from seggeo.output.cog import halve
 from seggeo.output.labels import write_cog
+from seggeo.output.pyramid import halve
 from seggeo.output.tiff import Level, gdal_tags, header
 from seggeo.protocols import SinkOptions
 

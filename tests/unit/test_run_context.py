@@ -220,7 +220,7 @@ def test_context_counts_in_the_plans_memory(tmp_path: Path):
     settings, execution = settings_from({"model": "threshold", "tile": 32, "overlap": 8})
     plan = make_plan(str(path), settings, execution)
     seeing = FieldModel(context=500, stride=16)
-    seeing.info = replace(plan.segmenter.info, context=500, stride=16)
+    seeing.info = replace(plan.info, context=500, stride=16)
 
     more = estimate(replace(plan, segmenter=seeing))["memory_bytes"] - estimate(plan)["memory_bytes"]
 

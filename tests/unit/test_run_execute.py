@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seggeo.run import execute
+from seggeo.run import execute, pool
 
 
 @pytest.fixture
@@ -32,23 +32,18 @@ def test_one_process_on_an_accelerator_that_keeps_its_threads(device: str):
     assert execute.choose_workers(2, device=device, memory_bytes=1, parts=100) == (2, 0)
 
 
-@pytest.mark.parametrize(("granted", "most"), [("1", 1), ("", 10**6), ("zero", 10**6), ("0", 10**6)])
-def test_slurms_grant_counts(monkeypatch: pytest.MonkeyPatch, granted: str, most: int):
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", granted)
-
-    assert 1 <= execute.available_cores() <= most
-
-
-def test_memory_is_some():
-    assert 10**7 < execute.available_memory() < 10**15
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("asked", "workers"), [(0, 2), (1, 1), (4, 4)])
+def test_a_process_on_each_of_several_devices(asked: int, workers: int):
+    assert execute.choose_workers(asked, device="cuda:0", memory_bytes=1, parts=100, devices=2) == (workers, 0)
 
 
 def test_a_process_ends_when_its_parent_is_another(monkeypatch: pytest.MonkeyPatch):
     ended: list[int] = []
-    monkeypatch.setattr(execute.os, "getppid", lambda: 1)
-    monkeypatch.setattr(execute.os, "_exit", ended.append)
+    monkeypatch.setattr(pool.os, "getppid", lambda: 1)
+    monkeypatch.setattr(pool.os, "_exit", ended.append)
 
-    execute._end_with(4711)
+    pool._end_with(4711)
 
     assert ended == [1]
 
@@ -56,7 +51,7 @@ def test_a_process_ends_when_its_parent_is_another(monkeypatch: pytest.MonkeyPat
 def test_parts_already_done_are_not_pending(tmp_path: Path):
     from seggeo.store import RunStore
 
-    todo, done = execute.pending(RunStore(tmp_path), 3)
+    todo, done = execute.pending(RunStore(tmp_path), range(3))
 
     assert todo == [0, 1, 2]
     assert done == []

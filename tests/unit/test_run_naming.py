@@ -15,6 +15,7 @@ from seggeo.run.naming import SUFFIXES, format_of, places, with_format
     [
         ("x.gpkg", "gpkg"), ("x.GPKG", "gpkg"), ("d/x.fgb", "fgb"), ("x.parquet", "parquet"), ("x.geojson", "geojson"),
         ("x.geojson.gz", "geojson"), ("x.tif", "cog"), ("x.tiff", "cog"), ("x.ome.tif", "ome-tiff"), ("x.csv", "cells-csv"),
+        ("x.ome.zarr", "ome-zarr"), ("x.zarr", "ome-zarr"),
         ("folder", None), ("run_0.5", None), (".", None), ("../a.b/c", None),
     ],
 )  # fmt: skip
@@ -26,7 +27,9 @@ def test_no_name_and_a_folder_that_is_there(tmp_path: Path):
     (tmp_path / "x.gpkg").mkdir()
 
     assert format_of(None) is None
+    (tmp_path / "x.zarr").mkdir()
     assert format_of(tmp_path / "x.gpkg") is None
+    assert format_of(tmp_path / "x.zarr") == "ome-zarr", "a Zarr that is there is an output, not a folder for outputs"
     assert with_format({"tile": 64}, None) == {"tile": 64}
 
 

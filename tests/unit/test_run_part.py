@@ -64,13 +64,12 @@ def predicted(folder: Path, segmenter: Raising):
         bench.close()
 
 
-@pytest.mark.parametrize("kind", [StoppedError, ResourceError])
-def test_what_stops_the_job_is_not_a_tiles_failure(tmp_path: Path, kind: type[Exception]):
-    with pytest.raises(kind):
-        predicted(tmp_path, Raising(kind(what="a", why="b", mend="c")))
+def test_what_stops_the_job_is_not_a_tiles_failure(tmp_path: Path):
+    with pytest.raises(StoppedError):
+        predicted(tmp_path, Raising(StoppedError(what="a", why="b", mend="c")))
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), ModelError(what="bad", why="b", mend="c"), MemoryError("bad")])
+@pytest.mark.parametrize("error", [ValueError("bad"), ModelError(what="bad", why="b", mend="c"), RuntimeError("bad")])
 def test_what_a_model_raises_is_written_down(tmp_path: Path, error: Exception):
     part = predicted(tmp_path, Raising(error))
 
@@ -79,3 +78,12 @@ def test_what_a_model_raises_is_written_down(tmp_path: Path, error: Exception):
     assert failure["message"].startswith("bad")
     assert (failure["tile"], failure["row"], failure["col"]) == (0, 0, 0)
     assert len(part.instances) == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("bad"), ResourceError(what="bad", why="b", mend="c")])
+def test_a_tile_too_small_to_divide_is_noted_when_memory_runs_out(tmp_path: Path, error: Exception):
+    part = predicted(tmp_path, Raising(error))
+
+    (failure,) = part.notes["failures"]
+    assert failure["error"] == "ResourceError"
+    assert "out of memory with a window of" in failure["message"]

@@ -24,3 +24,11 @@ def test_fitted_windows_predict_few_pixels_twice(height, width):
 
 def test_a_small_image_is_one_window():
     assert fitted(TILE, OVERLAP, (520, 696)) == 696
+
+
+@pytest.mark.parametrize("shape", [(50, 50), (127, 20), (10, 300)])
+def test_an_image_smaller_than_two_overlaps_still_has_a_grid(shape):
+    tile = fitted(TILE, OVERLAP, shape)
+
+    grid = TileGrid(height=shape[0], width=shape[1], tile=tile, halo=OVERLAP // 2)
+    assert 1 <= len(grid) <= 2

@@ -4,6 +4,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from support_openslide import write_mrxs, write_ndpi
 from support_slides import halved, open_native, tissue, windows, write_scn
 
 from seggeo.config import Reading
@@ -92,6 +93,32 @@ def test_bytes_that_would_end_the_process_are_refused_before_openslide_sees_them
 
     with pytest.raises(SourceError, match="cut off"):
         open_native(tmp_path / "b.scn")
+
+
+@pytest.mark.parametrize("kind", ["ndpi", "mrxs"])
+def test_slides_of_scanners_read_as_with_openslide(tmp_path, kind):
+    image = tissue(1024, 1024)
+    path = (write_ndpi if kind == "ndpi" else write_mrxs)(tmp_path / f"a.{kind}", image, mpp=0.25)
+    slide = openslide.OpenSlide(str(path))
+
+    with open_slide(str(path), Reading(), native=False, work_mpp=0.5) as source, open_native(path) as whole:
+        assert is_slide(str(path))
+        assert (whole.mpp.row, whole.mpp.origin) == (pytest.approx(0.25), "vendor")
+        seen = whole.read(whole.frame.window)
+        np.testing.assert_array_equal(seen.data, np.asarray(slide.read_region((0, 0), 0, (1024, 1024)))[..., :3])
+        assert np.abs(seen.data.astype(int) - image).mean() < 2
+        assert source.frame.level == 1
+        half = np.asarray(slide.read_region((0, 0), 1, (512, 512)))[..., :3]
+        np.testing.assert_array_equal(source.read(source.frame.window).data, half)
+    slide.close()
+
+
+def test_properties_that_are_no_text_are_left_out(tmp_path):
+    """They end OpenSlide's own `dict(slide.properties)` with a KeyError; the slide is whole."""
+    path = write_ndpi(tmp_path / "a.ndpi", tissue(256, 256), mpp=0.5, properties=b"Created=2026\r\n\xff\xfeA=3\r\n")
+
+    with open_native(path) as source:
+        assert source.frame.window.shape == (256, 256)
 
 
 @pytest.mark.parametrize(

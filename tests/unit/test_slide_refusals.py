@@ -27,7 +27,8 @@ def svs(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "0 bytes"), (b"<!DOCTYPE html><html></html>", "web page"), (b'{"error": 403}', "JSON"), (b"ZISRAWFILE" * 9, "Zeiss"),
+    [(b"", "0 bytes"), (b"<!DOCTYPE html><html></html>", "web page"), (b'{"error": 403}', "JSON"),
+     (b"ZISRAWFILE" * 9, "cut off"),
      (b"II*\0\x08\0\0\0", "cannot be read"), (b"II*\0\xff\xff\xff\x7f", "cannot be read"), (b"MM\0+", "cannot be read"),
      (b"\0" * 128 + b"DICM" + b"\0" * 99, "cannot be read")],
 )  # fmt: skip
@@ -255,3 +256,22 @@ def test_the_thumbnail_of_a_slide_without_its_folder_is_not_taken_for_a_photogra
     assert is_slide(str(tmp_path / "a.mrxs"))
     with pytest.raises(SourceError, match="cannot be read"):
         open_native(tmp_path / "a.mrxs")
+
+
+def test_a_dicom_whose_free_bytes_look_like_a_tiff_is_a_dicom(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"II*\0" + b"\0" * 124 + b"DICM" + b"\0" * 400)
+
+    assert is_slide(str(tmp_path / "a.dcm"))
+    with pytest.raises(SourceError) as caught:
+        open_native(tmp_path / "a.dcm")
+    assert "OpenSlide says" in caught.value.why
+    assert "convert it" in caught.value.mend
+
+
+def test_an_olympus_slide_is_not_taken_for_the_tiff_of_its_thumbnails(tmp_path):
+    tifffile.imwrite(tmp_path / "a.vsi", PLANE)
+
+    assert is_slide(str(tmp_path / "a.vsi"))
+    with pytest.raises(SourceError, match="Olympus VSI") as caught:
+        open_native(tmp_path / "a.vsi")
+    assert "bioformats2raw" in caught.value.mend

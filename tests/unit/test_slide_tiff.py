@@ -12,6 +12,7 @@ from support_docs import code_blocks
 from support_slides import SVS, halved, jpegs, needs_svs, open_native, tiles, tissue, windows, write_ome, write_svs
 
 from seggeo.config import Reading
+from seggeo.errors import SourceError
 from seggeo.geometry import Window
 from seggeo.io.slide import open_slide
 from seggeo.io.slide_blocks import BlockCache
@@ -234,3 +235,43 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     exec(compile(block, "slides.md", "exec"), {})
 
     assert capsys.readouterr().out.splitlines()[1] == "(512, 512, 3) 1.0"
+
+
+def _without_tag(path, code):
+    """Take a tag out of the first directory of a classic little-endian TIFF."""
+    raw = bytearray(path.read_bytes())
+    start = int.from_bytes(raw[4:8], "little")
+    count = int.from_bytes(raw[start : start + 2], "little")
+    entries = [bytes(raw[start + 2 + 12 * i : start + 14 + 12 * i]) for i in range(count)]
+    kept = [entry for entry in entries if int.from_bytes(entry[:2], "little") != code]
+    assert len(kept) == count - 1
+    following = bytes(raw[start + 2 + 12 * count : start + 6 + 12 * count])
+    block = len(kept).to_bytes(2, "little") + b"".join(kept) + following
+    raw[start : start + len(block)] = block
+    path.write_bytes(raw)
+
+
+def test_files_as_imagej_writes_them_have_no_tag_of_compression(tmp_path):
+    plane = np.arange(200 * 300, dtype=np.uint16).reshape(200, 300)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, plane, imagej=True, byteorder="<", resolution=(4, 4), metadata={"unit": "um", "axes": "YX"})
+    _without_tag(path, 259)
+
+    with open_native(path) as source:
+        np.testing.assert_array_equal(source.read(source.frame.window).data[..., 0], plane)
+        assert source.frame.spacing == pytest.approx((1, 0.25, 0.25))
+        assert source.describe()["compression"] == "NONE"
+
+
+def test_a_palette_that_rises_from_black_shows_intensities_and_any_other_is_refused(tmp_path):
+    planes = np.random.default_rng(1).integers(0, 255, (2, 200, 300)).astype(np.uint8)
+    ramp = np.zeros((3, 256), np.uint16)
+    ramp[1] = np.arange(256) * 257
+    for name, table in (("green", ramp), ("mixed", ramp[:, ::-1].copy())):
+        with tifffile.TiffWriter(tmp_path / f"{name}.ome.tif", ome=True) as out:
+            out.write(planes, photometric="palette", colormap=table, metadata={"axes": "CYX"}, compression="zlib")
+
+    with open_native(tmp_path / "green.ome.tif") as source:
+        np.testing.assert_array_equal(source.read(source.frame.window).data.transpose(2, 0, 1), planes)
+    with pytest.raises(SourceError, match="PALETTE"):
+        open_native(tmp_path / "mixed.ome.tif")

@@ -109,7 +109,7 @@ def test_done_means_whole_and_without_failed_tiles(store):
     store.save(make_part(2))
     damaged = store.part_path(2)
     damaged.write_bytes(damaged.read_bytes().replace(b"tiles", b"tilez"))
-    todo, done = pending(store, 5)
+    todo, done = pending(store, range(5))
 
     assert [store.is_done(part) for part in range(5)] == [True, False, False, False, False]
     assert todo == [1, 2, 3, 4]
