@@ -1,6 +1,6 @@
 """What Dask costs a tile: a model that does nothing, one process by itself beside one Dask worker of this machine.
 
-    python benchmarks/dask_overhead.py [--tiles 100000]
+    python benchmarks/dask_overhead.py [--tiles 100000] [--turns 2]
 
 Both predict the same parts of 64 tiles with the same code into folders of their own, in this order, A B A B; the lower
 figure of each counts. Wall seconds begin when the first part is done, so that starting a worker, told apart, is not in
@@ -78,6 +78,7 @@ def measured(plan: Plan, path: Path, folder: Path, dask: str | None) -> tuple[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", type=int, default=100_000)
+    parser.add_argument("--turns", type=int, default=2)
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
@@ -90,9 +91,9 @@ def main() -> None:
         print(f"{tiles} tiles in {len(plan.job.parts)} parts; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         runs = {
             (way, turn): measured(plan, path, folder / f"{way}{turn}", dask)
-            for turn in range(2) for way, dask in (("A", None), ("B", "local:1"))
+            for turn in range(asked.turns) for way, dask in (("A", None), ("B", "local:1"))
         }  # fmt: skip
-    best = {way: [min(runs[way, turn][i] for turn in range(2)) for i in range(3)] for way in "AB"}
+    best = {way: [min(runs[way, turn][i] for turn in range(asked.turns)) for i in range(3)] for way in "AB"}
     print(f"{'':28s}{'start s':>10s}{'wall s':>10s}{'CPU s':>10s}")
     for way, words in (("A", "A one process"), ("B", "B one Dask worker, local:1")):
         print(f"{words:28s}" + "".join(f"{value:10.2f}" for value in best[way]))

@@ -56,7 +56,7 @@ class RunStore:
         Raises:
             OutputError: The folder holds another job, or something that is not a run folder, or cannot be written.
         """
-        path, data = self.folder / "job.json", json.dumps(job.to_json(), indent=1, sort_keys=True).encode()
+        path, data = self.folder / "job.json", sealed(job.to_json())
         with translated(path):
             if not path.exists() and self._holds_files() and not path.exists():  # another process may just have begun it
                 raise OutputError(
@@ -93,12 +93,11 @@ class RunStore:
         """
         path = self.folder / "job.json"
         try:
-            values: dict[str, Any] = json.loads(path.read_bytes())
+            return unsealed(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StoreError(
                 what=f"{path} cannot be read", why=str(error), mend="start again with another --work folder"
             ) from error
-        return values
 
     def part_path(self, part: int) -> Path:
         """Final name of a part's file."""
@@ -215,6 +214,27 @@ def read_notes(path: Path) -> dict[str, Any]:
         ValueError: It is not whole.
     """
     return unpack(path.read_bytes())[1]
+
+
+def sealed(values: Mapping[str, Any]) -> bytes:
+    """JSON for people to read, with a sha256 of itself: one changed character could make it mean another job."""
+    return (json.dumps({**values, "sha256": _seal(values)}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """What `sealed` sealed.
+
+    Raises:
+        ValueError: It is not what was written.
+    """
+    values = json.loads(data)
+    if not isinstance(values, dict) or values.pop("sha256", None) != _seal(values):
+        raise ValueError("it is not as it was written: its checksum does not fit")
+    return values
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Ended:
     err: str
     calls: int
     """That changed files below the folder, where it is known."""
+    cpu_s: float
 
 
 class Faults:
@@ -162,23 +163,23 @@ def _begun(order: dict[str, Any], library: ctypes.CDLL | None) -> tuple[int, dic
 
 def _ended(child: int, pipes: dict[str, int], latest: float) -> dict[str, Any]:
     """What became of a child."""
-    code = _waited(child, latest)
+    status, cpu_s = _waited(child, latest)
     texts = {}
     for name, start in pipes.items():
         with open(start, encoding="utf-8", errors="backslashreplace") as stream:
             texts[name] = stream.read()
     told = json.loads(texts.pop("told") or '{"calls": 0, "modules": []}')
-    return {"code": code, **texts, **told}
+    return {"code": os.waitstatus_to_exitcode(status), "cpu_s": cpu_s, **texts, **told}
 
 
-def _waited(child: int, end: float) -> int:
-    while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+def _waited(child: int, end: float) -> tuple[int, float]:
+    found = 0
+    while not found:
+        found, status, used = os.wait4(child, os.WNOHANG)
+        if not found and time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
         time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status, used.ru_utime + used.ru_stime
 
 
 def _run(order: dict[str, Any], library: ctypes.CDLL | None, ends: dict[str, int]) -> NoReturn:

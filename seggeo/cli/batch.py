@@ -112,7 +112,7 @@ def merge(
     quiet: o.Quiet = False,
     json_: o.Json = False,
 ) -> None:
-    """Merge a predicted job across its seams and write every output; refused while parts are missing."""
+    """Merge a predicted job across its seams and write every output; refused while parts are missing (--allow-partial)."""
     from seggeo.run.batch import load_batch
 
     talk = Talk(quiet=quiet, verbose=False, json=json_, out=sys.stdout)

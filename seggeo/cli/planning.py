@@ -111,7 +111,7 @@ def _plan(items: list[Any], wish: Any, given: dict[str, Any]) -> None:
     talk = Talk(quiet=given["quiet"], verbose=given["verbose"], json=given["json_"], out=sys.stdout)
     folder, emit = given["job"], given["emit"]
     if emit is not None:
-        check_kind(emit)
+        check_kind(emit, given["shards"])
     with stoppable(), redirect_stdout(sys.stderr):
         batch = _told(plan_batch(folder, items, wish), talk)
         script = None if emit is None else write_script(batch, emit)

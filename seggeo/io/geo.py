@@ -143,7 +143,9 @@ class RasterSource:
             step = self._step[0] * factor, self._step[1] * factor
             level, _ = self._best_level(step)
             try:
-                return self._pixels(self._reduce(level, frame, step), window, aoi)
+                with level.read_once():
+                    decoded = self._reduce(level, frame, step)
+                return self._pixels(decoded, window, aoi)
             finally:
                 if level is not self._full:
                     level.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
@@ -16,6 +19,8 @@ from seggeo.io.tiff import Sparse
 
 SLAB_BYTES = 64 * 2**20
 """Memory of each of seggeo's own caches, which exist for computed grids and very wide blocks only."""
+_ONCE_BYTES = 16 * 2**20
+"""Memory of GDAL's cache, at least, while all of a tiled image is read once."""
 _ROWS = 1024
 """Rows of the windows that the caches are laid out for; taller ones work, and decode more often."""
 
@@ -67,6 +72,18 @@ class Level:
     def is_empty(self, window: Window) -> bool:
         """True when nothing of a window of this level is in the file."""
         return self._sparse is not None and self._sparse.covers(self._behind(window))
+
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """While it lasts GDAL keeps little more than one window of a tiled image: no block is wanted much later again."""
+        before = self._cache_bytes
+        if self.storage[1] <= _ROWS:
+            pixel_bytes = len(self._plan.read) * np.dtype(self._ds.dtypes[0]).itemsize
+            self._cache_bytes = min(before, max(_ONCE_BYTES, 8 * _ROWS * _ROWS * pixel_bytes))
+        try:
+            yield
+        finally:
+            self._cache_bytes = before
 
     def close(self) -> None:
         """Close the file and forget its pixels."""

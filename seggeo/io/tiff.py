@@ -47,8 +47,13 @@ class Sparse:
         return bool(self.empty[rows, cols].all())
 
     def at(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """`(len(rows), len(cols))`, True where the full-resolution pixel is not in the file."""
-        return self.empty[np.ix_(rows // self.height, cols // self.width)]
+        """`(len(rows), len(cols))`, True where the full-resolution pixel is not in the file; both in ascending order."""
+        down, right = rows // self.height, cols // self.width
+        blocks = self.empty[down[0] : down[-1] + 1, right[0] : right[-1] + 1]
+        whole: NDArray[np.bool_] = np.repeat(
+            np.repeat(blocks, np.bincount(down - down[0]), axis=0), np.bincount(right - right[0]), axis=1
+        )
+        return whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from seggeo.geometry import Frame, Window
 from seggeo.protocols import Pixels
@@ -113,6 +112,8 @@ def _pixel_um(overview: Pixels, frame: Frame) -> float:
 
 def _stained(values: NDArray[np.float32], valid: Mask, sigma: float) -> Mask:
     """Where light is absorbed: mean decimal optical density of the bands against the slide's white."""
+    from skimage.filters import threshold_otsu  # slow to import, and most images are not of tissue
+
     white = np.percentile(values[valid], 98, axis=0)
     density = np.log10((white + 1) / (np.minimum(values, white) + 1)).mean(axis=2)
     smooth = ndimage.gaussian_filter(np.where(valid, density, 0), sigma)

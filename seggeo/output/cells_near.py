@@ -17,7 +17,6 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 FloatArray = NDArray[np.float64]
 
@@ -61,6 +60,8 @@ class NearestNeighbours:
         self._waiting = []
         if len(rest):
             self._store(rest)
+        from scipy.spatial import cKDTree  # slow to import, and most results are not of cells
+
         tree_of = lru_cache(maxsize=_TREES)(lambda chunk: cKDTree(self._read(chunk)))
         low, high = np.array(self._low).reshape(-1, 2), np.array(self._high).reshape(-1, 2)
         for chunk in range(len(low)):

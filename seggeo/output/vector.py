@@ -29,6 +29,7 @@ from seggeo.geometry import Frame
 from seggeo.output import style
 from seggeo.output.features import GEOMETRY, iter_features, provenance_text, schema, to_arrow
 from seggeo.output.geojson import write_geojson
+from seggeo.output.gpkg_check import check_gpkg
 from seggeo.protocols import Result, SinkOptions
 
 INDEX_BYTES = 20_000_000
@@ -59,7 +60,11 @@ def write_gpkg(result: Result, path: Path, options: SinkOptions) -> Path:
         layer["SRID"] = "-1"
     with publishing(path, options.scratch) as temporary, _gdal(settings):
         metadata = {_PROVENANCE: provenance_text(result)}
-        _write(result, temporary, options, driver="GPKG", layer_options=layer, layer_metadata=metadata)
+        how = {"driver": "GPKG", "layer_options": layer, "layer_metadata": metadata}
+        count = _write(result, temporary, options, **how)
+        empty = temporary.with_name("empty.gpkg")
+        _write_batches(iter([]), empty, result.frame, **how)
+        check_gpkg(temporary, empty, layer=LAYER, geometry="geom", count=count)
         style.install(temporary, LAYER, "geom", result.classes, now)
     return path
 
@@ -128,15 +133,20 @@ class _Stream:
             raise
 
 
-def _write(result: Result, path: Path, options: SinkOptions, **how: Any) -> None:
+def _write_batches(batches: Iterator[pa.RecordBatch], path: Path, frame: Frame, **how: Any) -> None:
+    reader = pa.RecordBatchReader.from_batches(schema(frame), batches)
+    with warnings.catch_warnings(), plain_folder(path) as plain:
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # known, and told to the user by the plan
+        pyogrio.write_arrow(
+            reader, plain, layer=LAYER, geometry_name=GEOMETRY, geometry_type="MultiPolygon", crs=frame.crs, **how
+        )
+
+
+def _write(result: Result, path: Path, options: SinkOptions, **how: Any) -> int:
+    """Write all objects; how many there were."""
     stream = _Stream(result, schema(result.frame), options.simplify_m)
-    reader = pa.RecordBatchReader.from_batches(stream.fields, iter(stream))
     try:
-        with warnings.catch_warnings(), plain_folder(path) as plain:
-            warnings.filterwarnings("ignore", message="'crs' was not provided")  # known, and told to the user by the plan
-            pyogrio.write_arrow(
-                reader, plain, layer=LAYER, geometry_name=GEOMETRY, geometry_type="MultiPolygon", crs=result.frame.crs, **how
-            )
+        _write_batches(iter(stream), path, result.frame, **how)
     except Exception:
         if stream.errors:
             raise stream.errors[0] from None
@@ -151,6 +161,7 @@ def _write(result: Result, path: Path, options: SinkOptions, **how: Any) -> None
             why="the driver gave up without saying so, as on a full disk",
             mend="check the free space and run the same command again",
         )
+    return written
 
 
 @contextmanager

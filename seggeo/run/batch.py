@@ -11,7 +11,6 @@ same bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -30,7 +29,7 @@ from seggeo.run.naming import places
 from seggeo.run.plan import Plan, estimate, make_plan
 from seggeo.run.shards import part_work, shard_of
 from seggeo.run.task import Task, freeze, load_task
-from seggeo.store import RunStore, pack, publish, unpack
+from seggeo.store import RunStore, pack, publish, sealed, unpack, unsealed
 
 BATCH, PARTS, ITEMS, NODES = "batch.json", "parts.bin", "items", "nodes"
 _SCHEMA = 1
@@ -153,7 +152,7 @@ def plan_batch(folder: Path, items: Sequence[Item], wish: Wish) -> Generator[Pla
         "out": None if wish.out is None else str(wish.out.absolute()), "execution": to_json(wish.execution), "folders": folders,
         "failures": failures, "facts": facts,
     }  # fmt: skip
-    publish(folder / BATCH, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
+    publish(folder / BATCH, sealed(values))
     return load_batch(folder)
 
 
@@ -200,7 +199,7 @@ def load_batch(folder: Path) -> Batch:
     """
     path = folder / BATCH
     try:
-        values = json.loads(path.read_bytes())
+        values = unsealed(path.read_bytes())
         arrays, _ = unpack((folder / PARTS).read_bytes())
         out = values["out"]
         return Batch(

@@ -11,6 +11,8 @@ from seggeo.run.emit import ranges, resubmission
 from seggeo.run.nodes import read_logs
 from seggeo.store import RunStore, read_json
 
+_SPARE = 1.25
+"""How much more memory to ask for than was used."""
 _SILENT_S = 900.0
 """A process that says nothing for so long is taken for dead."""
 
@@ -67,7 +69,8 @@ def _advice(batch: Batch, values: dict[str, Any]) -> list[str]:
     if killed:
         said.append(f"{len(killed)} processes fell silent, killed perhaps: their finished parts are kept")
     if values["peak_memory_bytes"]:
-        said.append(f"no process has held more than {values['peak_memory_bytes'] / 1e9:.1f} GB")
+        peak = values["peak_memory_bytes"] / 1e6
+        said.append(f"no process has held more than {peak:.0f} MB: {peak * _SPARE:.0f} MB for each are enough (--mem-per-cpu)")
     if values["failed_tiles"]:
         said.append("some tiles failed: see failures.jsonl in the run folders; the same command tries them again")
     return said

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,7 +31,10 @@ _MOST_JOBS = 8
 _LEAST_MEMORY = 1 << 30
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # a part whose worker dies is ours to look after, at once
-    "distributed.deploy.lost-worker-timeout": "1s",  # with adapt(minimum=N) a job that is lost is replaced
+    "distributed.scheduler.work-stealing": False,  # few parts are in flight
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.nanny.http.routes": [],
@@ -40,6 +44,10 @@ _SETTINGS = {
     "distributed.worker.memory.terminate": False,
 }
 """Of schedulers and workers that are started here."""
+_LOST = "distributed.deploy.lost-worker-timeout"
+_LOST_AFTER = {"local": "1h", "slurm": "1s"}
+"""After this a worker that is gone is given up: a process of this machine is started anew by the one that watches it, however
+long that takes, and with adapt(minimum=N) a job is replaced when it is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +95,13 @@ def _shelf() -> _Shelf:
 def kept_clusters() -> Iterator[None]:
     """Workers that are started inside serve every input after, and end with it."""
     shelf = _shelf()
-    with ExitStack() as shelf.kept:
+    with ExitStack() as stack:
+        shelf.kept = stack
         try:
             yield
         finally:
+            shelf.kept = None
             shelf.clients.clear()
-            shelf.kept, stack = None, shelf.kept
-            stack.close()
 
 
 @contextmanager
@@ -121,8 +129,9 @@ def _connect(crew: Crew, stack: ExitStack) -> Any:
     address: Any = crew.where
     try:
         if crew.is_started_here:
-            stack.enter_context(dask.config.set(_SETTINGS))
-            address = stack.enter_context(_local(crew) if crew.where.startswith("local") else _slurm(crew))
+            kind = crew.where.partition(":")[0]
+            stack.enter_context(dask.config.set({**_SETTINGS, _LOST: _LOST_AFTER[kind]}))
+            address = stack.enter_context(_local(crew) if kind == "local" else _slurm(crew))
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, RuntimeError) as error:
         raise ResourceError(
@@ -165,7 +174,7 @@ def _local(crew: Crew) -> Iterator[Any]:
 
     with without_main(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cluster = LocalCluster(
+        cluster = LocalCluster(  # type: ignore[no-untyped-call,unused-ignore]
             n_workers=crew.count, threads_per_worker=1, processes=True, host=LOOPBACK, memory_limit=0,
             dashboard_address=f"{LOOPBACK}:0", scheduler_kwargs={"dashboard": False}, silence_logs=logging.CRITICAL,
             preload=[_PRELOAD],
@@ -192,7 +201,7 @@ def _slurm(crew: Crew) -> Iterator[Any]:
     own_place = {} if interface else {"host": _own_ip()}
     cluster = jobqueue.SLURMCluster(
         cores=1, processes=1, memory=said.get("memory") or f"{max(_LEAST_MEMORY, int(crew.memory_bytes * 1.2))}B",
-        log_directory=said.get("log-directory") or str((crew.folder / "dask").absolute()),
+        **_logs(crew, said),
         worker_extra_args=[*extra, *place, "--no-dashboard", "--memory-limit", "0", "--preload", _PRELOAD],
         scheduler_options={"dashboard": False, "dashboard_address": f"{LOOPBACK}:0", **own_place},
         silence_logs=logging.CRITICAL,
@@ -202,6 +211,16 @@ def _slurm(crew: Crew) -> Iterator[Any]:
         yield cluster
     finally:
         _end(cluster)
+
+
+def _logs(crew: Crew, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Where jobs leave what they say: in the run folder, unless its name is one that job scripts cannot hold."""
+    folder = str((crew.folder / "dask").absolute())
+    if said.get("log-directory"):
+        return {}
+    if re.fullmatch(r"[\w./+-]+", folder, re.ASCII):
+        return {"log_directory": folder}
+    return {"job_extra_directives": [*(said.get("job-extra-directives") or []), "--output=/dev/null"]}
 
 
 def _own_ip() -> str:

@@ -31,6 +31,8 @@ from seggeo.store import RunStore
 _AHEAD = 4
 """Tasks in flight for each thread of the workers: none waits for work, and the scheduler never holds many."""
 _LOOK_S = 0.5
+_ANSWER_S = 5.0
+"""Wait for the few bytes that a finished task has answered."""
 _COUNT_S = 2.0
 """How often the workers are counted."""
 _ALONE_S = 300.0
@@ -105,10 +107,13 @@ class _Run:
                 raise Stop(reason)
             self._count()
             self._submit()
-            with suppress(queue.Empty):
-                report = self._judge(self.landed.get(timeout=_LOOK_S))
-                if report is not None:
-                    yield report
+            try:
+                landed = self.landed.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            report = self._judge(landed)
+            if report is not None:
+                yield report
 
     def let_go(self) -> None:
         """Take back what is still in flight."""
@@ -127,27 +132,34 @@ class _Run:
 
     def _judge(self, future: Any) -> PartReport | None:
         """What became of a task; its part is to do again where that is nothing."""
-        from distributed import KilledWorker
-
         _, part = self.flying.pop(future.key)
-        if future.status in ("cancelled", "lost"):
-            raise _lost(self.crew)
-        try:
-            done: Done | None = future.result(timeout=_LOOK_S * 10)
-        except TimeoutError:  # its answer was lost with its worker, and is made anew
-            done = None
-        except KilledWorker as error:
-            self.deaths[part] += 1
-            if self.deaths[part] > _MOST_DEATHS:
-                raise _dying(part, error) from error
-            done = None
-        except Exception as error:
-            raise _as_ours(error, self.crew) from error
+        done = self._answer(future, part)
         if done is None:
             self.todo.append(part)
             return None
         _check_seen(RunStore(Path(self.order.folder)), done)
         return PartReport(part=part, instances=done.instances, notes=dict(done.notes))
+
+    def _answer(self, future: Any, part: int) -> Done | None:
+        """What a task came back with; None where its worker was lost, before or after it was done."""
+        from distributed import KilledWorker
+
+        if future.status == "lost":
+            return None
+        try:
+            done: Done | None = future.result(timeout=_ANSWER_S)
+        except TimeoutError:  # lost with its worker meanwhile
+            return None
+        except KilledWorker as error:
+            self.deaths[part] += 1
+            if self.deaths[part] > _MOST_DEATHS:
+                raise _dying(part, error) from error
+            return None
+        except Exception as error:
+            if future.status == "error":
+                raise _as_ours(error, self.crew) from error
+            raise _lost(self.crew) from error  # cancelled, or could not be asked for
+        return done
 
     def _count(self) -> None:
         """Count the workers now and then; say so when there is none."""
@@ -157,7 +169,7 @@ class _Run:
         self.counted_s = now
         try:
             threads: list[int] = list(self.client.nthreads().values())
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
             raise _lost(self.crew) from error
         self.threads = sum(threads)
         if any(count > 1 for count in threads) and not self.is_told:
@@ -179,7 +191,7 @@ class _Run:
         """Have the workers save what they have in hand, and wait for that, but not for long."""
         end = time.monotonic() + _STOP_S
         self.todo.clear()
-        with suppress(OSError, TimeoutError, ValueError):
+        with suppress(OSError, TimeoutError, ValueError, RuntimeError):
             self.client.run(stop_run, self.order.run, on_error="ignore")
         while self.flying and time.monotonic() < end:
             with suppress(queue.Empty):

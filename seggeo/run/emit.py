@@ -49,16 +49,21 @@ KINDS = (*_SYSTEMS, "list")
 """Batch systems by name; `list` is for none: a command a line."""
 
 
-def check_kind(kind: str) -> None:
-    """Refuse a batch system nobody here knows.
+def check_kind(kind: str, shards: int) -> None:
+    """Refuse a batch system nobody here knows, and more shards than an array may have.
 
     Raises:
-        ConfigError: It is none of those known.
+        ConfigError: It is so.
     """
     if kind not in KINDS:
         raise ConfigError(
             what=f"there is no batch system called {kind!r}", why=f"known are {', '.join(KINDS)}", mend="use --emit slurm"
         )
+    if shards > _MAX_ARRAY and kind != "list":
+        raise ConfigError(
+            what=f"an array of {shards} jobs", why=f"batch systems allow {_MAX_ARRAY} or fewer",
+            mend=f"plan with --shards {_MAX_ARRAY}",
+        )  # fmt: skip
 
 
 def write_script(batch: Batch, kind: str) -> tuple[str, str]:
@@ -67,14 +72,9 @@ def write_script(batch: Batch, kind: str) -> tuple[str, str]:
     Raises:
         ConfigError: Of the kind, or of more shards than an array may have.
     """
-    check_kind(kind)
+    check_kind(kind, batch.shards)
     if kind == "list":
         return _list(batch)
-    if batch.shards > _MAX_ARRAY:
-        raise ConfigError(
-            what=f"an array of {batch.shards} jobs", why=f"batch systems allow {_MAX_ARRAY} or fewer",
-            mend=f"plan with --shards {_MAX_ARRAY}",
-        )  # fmt: skip
     system, words = _SYSTEMS[kind], _words(batch)
     (batch.folder / "logs").mkdir(exist_ok=True)
     array = _write(batch, f"array.{system.suffix}", _filled(system.array, words))
@@ -112,7 +112,8 @@ def ranges(numbers: Sequence[int]) -> str:
 def _words(batch: Batch) -> dict[str, str]:
     """What stands for the words between @."""
     facts, execution = batch.facts, batch.execution
-    gpus = 1 if execution.device.startswith("cuda") else 0
+    named = (execution.devices or "").count(",") + 1  # all are as many as the job is given
+    gpus = named if execution.devices or execution.device.startswith("cuda") else 0
     return {
         "SEGGEO": shlex.quote(_program()), "JOB": shlex.quote(str(batch.folder.absolute())), "CWD": shlex.quote(os.getcwd()),
         "VERB": "run", "TASK": "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}", "SHARDS": str(batch.shards),

@@ -87,6 +87,7 @@ def follow_parent() -> None:
     """In a new process: as the parent does it."""
     if os.environ.get(VARIABLE) == "json":
         _replace()
+        sys.stdout = sys.stderr  # its results go elsewhere
         logging.basicConfig(level=logging.WARNING, handlers=[_Handler()], force=True)
 
 

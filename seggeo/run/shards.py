@@ -32,14 +32,16 @@ def part_work(job: Job, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """
     grid, parts = job.grid, job.parts
     height, width = valid.shape
-    total = np.zeros((height + 1, width + 1))
-    total[1:, 1:] = valid.cumsum(0).cumsum(1)
     tiles = [[min(start + parts.side, n) - start for start in range(0, n, parts.side)] for n in (grid.rows, grid.cols)]
     rows = [(grid.row_core(i * parts.side)[0], grid.row_core(i * parts.side + n - 1)[1]) for i, n in enumerate(tiles[0])]
     cols = [(grid.col_core(i * parts.side)[0], grid.col_core(i * parts.side + n - 1)[1]) for i, n in enumerate(tiles[1])]
     top, bottom = _scaled(rows, height / grid.height, height)
     left, right = _scaled(cols, width / grid.width, width)
-    seen = total[np.ix_(bottom, right)] - total[np.ix_(top, right)] - total[np.ix_(bottom, left)] + total[np.ix_(top, left)]
+    above = np.zeros((height + 1, width), np.int32)
+    np.cumsum(valid, 0, dtype=np.int32, out=above[1:])
+    before = np.zeros((len(top), width + 1), np.int32)
+    np.cumsum(above[bottom] - above[top], 1, out=before[:, 1:])
+    seen = before[:, right] - before[:, left]
     share = seen / np.outer(bottom - top, right - left)
     work = np.outer(tiles[0], tiles[1]) * (_EMPTY_TILE + (1 - _EMPTY_TILE) * share)
     return np.tile(work.ravel(), grid.depth).astype(np.float32)

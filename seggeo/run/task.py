@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +18,7 @@ from seggeo.protocols import ModelRequest
 from seggeo.run.naming import Places, places
 from seggeo.run.part import Recipe
 from seggeo.run.plan import Plan, reopened
-from seggeo.store import RunStore, publish
+from seggeo.store import RunStore, publish, sealed, unsealed
 
 _FILE = "task.json"
 _SCHEMA = 1
@@ -75,7 +74,7 @@ def freeze(plan: Plan, path: str, out: Path | None, stem: str, store: RunStore, 
         "schema": _SCHEMA, "path": task.path, "stem": stem, "out": None if task.out is None else str(task.out),
         "settings": _flat(task.settings), "request": to_json(plan.request), "slide": to_json(slide),
     }  # fmt: skip
-    publish(store.folder / _FILE, json.dumps(values, indent=1, sort_keys=True).encode())
+    publish(store.folder / _FILE, sealed(values))
     return task
 
 
@@ -88,7 +87,7 @@ def load_task(folder: Path) -> Task:
     job = Job.from_json(RunStore(folder).load_job_values())
     path = folder / _FILE
     try:
-        values = _current(json.loads(path.read_bytes()))
+        values = _current(unsealed(path.read_bytes()))
         request = ModelRequest(**{**values["request"], "weights": _path(values["request"]["weights"])})
         return Task(
             folder=folder, path=values["path"], stem=values["stem"], out=_path(values["out"]),

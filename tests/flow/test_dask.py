@@ -85,6 +85,7 @@ def test_workers_of_a_running_scheduler_write_the_same_bytes(folder: Path, worke
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_shard_is_predicted_by_dask_too(folder: Path, workers: Farm):
     succeed("plan", "segment", *JOB, "-o", "shards", "--job", "job", "--shards", "2", cwd=folder)
 
@@ -127,9 +128,6 @@ def test_workers_of_this_machine_lose_one_tile_to_a_poison_and_nothing_else(fold
     failures = [json.loads(line) for line in (folder / "poison" / "scene.seggeo" / "failures.jsonl").read_text().splitlines()]
     assert [(failure["tile"], failure["error"]) for failure in failures] == [(4, "ProcessDied")]
     assert "SIGSEGV" in failures[0]["message"]
-    same = call("segment", *POISON_JOB, "-o", "poison_pool", "--workers", "2", cwd=folder, **broken)
-    assert same.code == 4, same.err
-    assert digests(folder / "poison") == digests(folder / "poison_pool")
     (folder / "broken").unlink()
     succeed("segment", *POISON_JOB, "-o", "poison", "--workers", "1", cwd=folder, **broken)
     succeed("segment", *POISON_JOB, "-o", "clean", "--workers", "1", cwd=folder, **broken)
@@ -251,6 +249,9 @@ def test_a_poison_with_foreign_workers_and_their_own_patience(folder: Path):
     assert ran.code == 4, ran.err
     failures = [json.loads(line) for line in (folder / "foreign" / "scene.seggeo" / "failures.jsonl").read_text().splitlines()]
     assert [(failure["tile"], failure["error"]) for failure in failures] == [(4, "ProcessDied")]
+    same = call("segment", *POISON_JOB, "-o", "foreign_pool", "--workers", "2", cwd=folder, BROKEN=str(broken))
+    assert same.code == 4, same.err
+    assert digests(folder / "foreign") == digests(folder / "foreign_pool")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_flow import FRAGILE, SMALL, Ran, has_escapes, scene, seggeo, write_labels, write_model
+from support_flow import FRAGILE, PLAIN, SMALL, Ran, has_escapes, scene, seggeo, write_labels, write_model
 
 LOUD = '''
 import logging
@@ -81,7 +81,7 @@ def test_progress_and_a_traceback_are_records(folder: Path):
 
 
 def test_a_shard_tells_its_progress_without_escapes(folder: Path):
-    planned = seggeo("plan", "segment", "scene.tif", "--model", "loud.py:Loud", *SMALL[:4], "--job", "job", cwd=folder)
+    planned = seggeo("plan", "segment", "scene.tif", *PLAIN, "--job", "job", cwd=folder)
     ran = seggeo("run", "job", cwd=folder)
 
     assert (planned.code, ran.code) == (0, 0), planned.err + ran.err

@@ -24,6 +24,12 @@ def slurm() -> Iterator[Slurm]:
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def _left_empty(slurm: Slurm) -> Iterator[None]:
+    yield
+    slurm.cancel_all()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scene of 42 tiles, in a folder whose name is not plain, and the undisturbed result in `whole`."""
