@@ -49,6 +49,8 @@ class Reading:
     """auto, none, minmax, percent:LOW,HIGH or LOW,HIGH in the file's own values."""
     stain_norm: str = "none"
     """macenko shows a brightfield slide's haematoxylin and eosin to the model as a reference slide has them; none does not."""
+    complex: str | None = None
+    """What of complex numbers is read: abs or real; None refuses them."""
     allow_vrt: bool = False
     """Open VRT files, whose sources must lie in the VRT's own folder."""
     max_pixels: int = MAX_PIXELS
@@ -71,6 +73,11 @@ class Reading:
             raise ConfigError(
                 what=f"stain-norm {self.stain_norm!r} is unknown", why=f"known are {' and '.join(STAIN_NORMS)}",
                 mend="use --stain-norm macenko",
+            )  # fmt: skip
+        if self.complex not in (None, "abs", "real"):
+            raise ConfigError(
+                what=f"complex {self.complex!r}", why="a model takes real numbers: magnitudes or real parts",
+                mend="use --complex abs or --complex real",
             )  # fmt: skip
         _check_length("mpp", self.mpp, "um", "0.5")
         _check_length("work-mpp", self.work_mpp, "um", "0.5")
@@ -183,6 +190,12 @@ class Execution:
     """Replace outputs, and a run folder, of another job."""
     allow_partial: bool = False
     """Finish with exit code 0 although tiles failed."""
+    require_crs: bool = False
+    """Refuse an input without a coordinate system, whose objects would be in pixels."""
+    check_space: bool = True
+    """Refuse to begin where the disks have less room than the results will take, by a rough estimate."""
+    cpu_fallback: bool = False
+    """Predict on the CPU where the accelerator is absent, and tiles that do not fit its memory."""
     on_bad_tile: str = "skip"
     """What a tile that fails twice does: skip notes it and goes on, fail stops the run."""
     dask: str | None = None

@@ -178,16 +178,34 @@ def _is_writer_error(error: BaseException) -> bool:
 def remove_leftovers(folder: Path, *, deep: bool = False) -> None:
     """Remove what killed writers of this machine left in a folder; `deep`: in the folders below, too."""
     ours = f".{_host()}-"
-    patterns = [f"{'**/' if deep else ''}.*.{ending}" for ending in _ENDINGS]
-    for path in [found for pattern in patterns for found in folder.glob(pattern)]:
+    for path in _temporaries(folder, deep=deep):
         _, found, process = path.name.rpartition(".")[0].rpartition(ours)
         if found and process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def holds_files(folder: Path) -> bool:
+    """True when there are files in a folder or below it, besides those that a writer who was killed has left."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_temporary(name)]
+        if not all(map(is_temporary, files)):
+            return True
+    return False
+
+
 def is_temporary(name: str) -> bool:
     """True for the name of something that is still being written, or was when its writer was killed."""
     return name.startswith(".") and name.rpartition(".")[2] in _ENDINGS
+
+
+def _temporaries(folder: Path, *, deep: bool) -> list[Path]:
+    """Temporary files and folders of any writer; those of living ones may be gone by the time they are looked at."""
+    found = []
+    for place, folders, files in os.walk(folder):  # which passes over folders that vanish meanwhile, as a glob does not
+        names = [name for name in (*folders, *files) if is_temporary(name)]
+        found += [Path(place) / name for name in names]
+        folders[:] = [name for name in folders if name not in names] if deep else []
+    return found
 
 
 def _is_running(process: int) -> bool:

@@ -216,6 +216,8 @@ class ModelRequest:
     """Tiles or prompts per forward pass; 0 lets the model choose."""
     autocast: bool = False
     """Lower precision on the accelerator, off unless asked for."""
+    cpu_fallback: bool = False
+    """Open on the CPU where the device is absent."""
 
 
 class Look(Protocol):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.errors import OutputError, StoreError
-from seggeo.files import claim, is_temporary, publishing, remove_leftovers, translated
+from seggeo.files import claim, holds_files, publishing, remove_leftovers, translated
 from seggeo.instances import Instances
 from seggeo.job import Job, differences
 
@@ -58,7 +58,7 @@ class RunStore:
         """
         path, data = self.folder / "job.json", sealed(job.to_json())
         with translated(path):
-            if not path.exists() and self._holds_files() and not path.exists():  # another process may just have begun it
+            if not path.exists() and holds_files(self.folder) and not path.exists():  # another process may just have begun it
                 raise OutputError(
                     what=f"{self.folder} is not a run folder",
                     why="it holds files but no job.json, and seggeo does not delete what it did not make",
@@ -79,11 +79,6 @@ class RunStore:
             with translated(path):
                 self.discard()
         publish(path, data)
-
-    def _holds_files(self) -> bool:
-        """True when the folder holds more than a run leaves that is killed before it has its job.json."""
-        found = (path.relative_to(self.folder).parts for path in self.folder.rglob("*") if not path.is_dir())
-        return any(not any(map(is_temporary, parts)) for parts in found)
 
     def load_job_values(self) -> dict[str, Any]:
         """The job.json of the folder.

@@ -19,8 +19,8 @@ from support_flow import clean_environment
 LOOPBACK = "127.0.0.1"
 
 POISON = '''
+import ctypes
 import os
-import signal
 
 
 class Poison:
@@ -32,7 +32,7 @@ class Poison:
     def predict(self, tiles, places):
         for place in places:
             if place.index == 4 and os.path.exists(os.environ["BROKEN"]):
-                os.kill(os.getpid(), signal.SIGSEGV)
+                ctypes.string_at(0)
         return [tile[:, :, 0].astype("int32") for tile in tiles]
 '''
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import struct
 import warnings
@@ -69,16 +70,17 @@ def make_weights(path: Path) -> None:
     save_network(toy_network(), path)
 
 
-def readings(path: Path) -> list[NDArray[Any]]:
-    """All pixels of an image, `(c, h, w)`, as rasterio and tifffile read them in one go; nothing of those that cannot."""
-    found = []
+def readings(path: Path) -> list[NDArray[Any] | None]:
+    """All pixels of an image, `(c, h, w)`, as rasterio and as tifffile read them in one go; None for one that cannot."""
+    found: list[NDArray[Any] | None] = []
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     for read in (_by_rasterio, _by_tifffile):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found.append(read(path))
-        except Exception:  # noqa: BLE001, S112 - any refusal of theirs is one
-            continue
+        except Exception:  # noqa: BLE001 - any refusal of theirs is one
+            found.append(None)
     return found
 
 

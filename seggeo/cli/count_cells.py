@@ -79,6 +79,8 @@ def count_cells(  # noqa: PLR0913 - one parameter per option; they go straight i
     batch: o.Batch = None,
     autocast: o.Autocast = None,
     allow_partial: o.AllowPartial = None,
+    check_space: o.CheckSpace = None,
+    cpu_fallback: o.CpuFallback = None,
     on_bad_tile: o.OnBadTile = None,
     dask: o.Dask = None,
     time_limit: o.TimeLimit = None,

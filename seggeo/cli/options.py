@@ -80,6 +80,10 @@ StainNorm = Annotated[
     str | None,
     _option("stain-norm", "none", "Show H&E to the model in a reference's colours, by stains of the slide: macenko.", INPUT),
 ]
+Complex = Annotated[
+    str | None, _option("complex", "refused", "What to read of complex numbers: abs (magnitude) or real (real part).", INPUT)
+]
+RequireCrs = Annotated[bool | None, _flag("require-crs", "Refuse images without a coordinate system.", INPUT)]
 AllowVrt = Annotated[bool | None, _flag("allow-vrt", "Open VRT files whose sources lie in their own folder.", INPUT)]
 MaxPixels = Annotated[float | None, _option("max-pixels", "4e12", "Refuse images that claim more pixels.", INPUT)]
 Tile = Annotated[int | None, _option("tile", "the model's", "Side of a tile's window, px.", TILES)]
@@ -112,6 +116,12 @@ Work = Annotated[
     Path | None, _option("work", "beside the output", "Run folder: finished tiles, so that a killed run goes on.", RUNNING)
 ]
 AllowPartial = Annotated[bool | None, _flag("allow-partial", "Exit with 0 although some tiles failed.", RUNNING)]
+CheckSpace = Annotated[
+    bool | None, _flag("check-space", "Refuse to begin without room for the results (on unless told otherwise).", RUNNING)
+]
+CpuFallback = Annotated[
+    bool | None, _flag("cpu-fallback", "Use the CPU without an accelerator, and for tiles too large for its memory.", RUNNING)
+]
 OnBadTile = Annotated[
     str | None,
     _option("on-bad-tile", "skip", "A tile that fails twice: skip (noted, exit 4) or fail (stop at once).", RUNNING),

@@ -15,7 +15,7 @@ from rasterio.io import DatasetReader
 
 from seggeo.config import Reading
 from seggeo.errors import ConfigError
-from seggeo.io.opening import alpha_band
+from seggeo.io.opening import alpha_band, numpy_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class BandPlan:
     """The file's alpha band when it is the mask."""
     nodata: tuple[float | None, ...]
     """Value that means no data for each band of `read`."""
+    real: str | None = None
+    """What of complex numbers is kept: abs or real; None: they are none."""
     palette: NDArray[np.uint8] | None
     """`(values, 4)` colour table, red green blue alpha, or None."""
 
@@ -60,11 +62,13 @@ def choose_bands(ds: DatasetReader, reading: Reading, *, native: bool, name: str
     order = tuple(i - 1 for i in chosen) if palette is not None else tuple(read.index(i) for i in chosen)
     kind = mask_kind(ds)
     nodata = tuple(ds.nodatavals[i - 1] if reading.nodata is None else reading.nodata for i in read)
+    types = [np.dtype(numpy_name(ds.dtypes[i - 1])) for i in read]
     return BandPlan(
         read=read,
         order=order,
         names=tuple(labels[i - 1] for i in chosen),
-        dtype="uint8" if palette is not None else np.result_type(*(np.dtype(ds.dtypes[i - 1]) for i in read)).name,
+        dtype="uint8" if palette is not None else np.result_type(*(np.zeros(0, kind).real.dtype for kind in types)).name,
+        real=reading.complex if any(kind.kind == "c" for kind in types) else None,
         mask="nodata" if kind == "none" and reading.nodata is not None else kind,
         alpha=alpha if kind == "alpha" else None,
         nodata=nodata if kind == "nodata" or reading.nodata is not None else (None,) * len(read),

@@ -14,7 +14,7 @@ from seggeo.geometry import Window
 from seggeo.io.bands import BandPlan, mask_kind
 from seggeo.io.blocks import Decoded, SlabCache
 from seggeo.io.checks import Input
-from seggeo.io.opening import GDAL_CACHE_BYTES, GDAL_ERRORS, block_bytes, damaged, gdal_settings, open_dataset
+from seggeo.io.opening import GDAL_CACHE_BYTES, GDAL_ERRORS, block_bytes, damaged, gdal_settings, numpy_name, open_dataset
 from seggeo.io.tiff import Sparse
 
 SLAB_BYTES = 64 * 2**20
@@ -78,7 +78,7 @@ class Level:
         """While it lasts GDAL keeps little more than one window of a tiled image: no block is wanted much later again."""
         before = self._cache_bytes
         if self.storage[1] <= _ROWS:
-            pixel_bytes = len(self._plan.read) * np.dtype(self._ds.dtypes[0]).itemsize
+            pixel_bytes = len(self._plan.read) * np.dtype(numpy_name(self._ds.dtypes[0])).itemsize
             self._cache_bytes = min(before, max(_ONCE_BYTES, 8 * _ROWS * _ROWS * pixel_bytes))
         try:
             yield
@@ -102,6 +102,8 @@ class Level:
         try:
             with gdal_settings(self._entry, self._cache_bytes):
                 raw = self._ds.read(bands, window=box)
+                if plan.real is not None:
+                    raw = (np.abs(raw) if plan.real == "abs" else raw.real).astype(plan.dtype)
                 if plan.alpha is not None:
                     return raw[: len(plan.read)], raw[bands.index(plan.alpha)]
                 return raw, self._ds.read_masks(1, window=box) if plan.mask == "mask" else None
@@ -186,7 +188,7 @@ def _storage_block(ds: DatasetReader) -> tuple[int, int]:
 def _virtual_block(ds: DatasetReader, plan: BandPlan) -> tuple[int, int]:
     """The file's own block, or a part of it where a row of blocks as tall as a window would not fit GDAL's cache."""
     rows, cols = _storage_block(ds)
-    pixel_bytes = len(plan.read) * np.dtype(ds.dtypes[0]).itemsize
+    pixel_bytes = len(plan.read) * np.dtype(numpy_name(ds.dtypes[0])).itemsize
     if cols <= _ROWS or (_ROWS + rows) * cols * pixel_bytes <= GDAL_CACHE_BYTES:
         return rows, cols
     height = min(_ROWS, max(rows, 256 // rows * rows)) if rows <= _ROWS else _ROWS

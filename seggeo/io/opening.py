@@ -85,11 +85,11 @@ def check_dataset(ds: DatasetReader, entry: Input, reading: Reading) -> None:
             why=f"the limit is {reading.max_pixels}",
             mend="add --max-pixels if you trust the file",
         )
-    if any(np.dtype(_numpy_name(t)).kind == "c" for t in ds.dtypes):
+    if reading.complex is None and any(np.dtype(numpy_name(t)).kind == "c" for t in ds.dtypes):
         raise SourceError(
             what=f"{entry.name} holds complex numbers",
             why="a model takes one real number for each band of a pixel",
-            mend='write the magnitude first: gdal_calc -A IN --calc "abs(A)" --outfile OUT.tif',
+            mend="use --complex abs for the magnitude, or --complex real",
         )
     if block_bytes(ds) > _MAX_BLOCK_BYTES:
         raise SourceError(
@@ -104,7 +104,7 @@ def block_bytes(ds: DatasetReader) -> int:
     """Bytes of the largest block that is decoded as one piece."""
     together = ds.count if ds.interleaving == Interleaving.pixel else 1
     layouts = zip(ds.block_shapes, ds.dtypes, strict=True)
-    return int(max(prod(shape) * np.dtype(_numpy_name(t)).itemsize for shape, t in layouts) * together)
+    return int(max(prod(shape) * np.dtype(numpy_name(t)).itemsize for shape, t in layouts) * together)
 
 
 def alpha_band(ds: DatasetReader) -> int | None:
@@ -112,7 +112,8 @@ def alpha_band(ds: DatasetReader) -> int | None:
     return next((i for i, c in enumerate(ds.colorinterp, 1) if c == ColorInterp.alpha), None)
 
 
-def _numpy_name(dtype: str) -> str:
+def numpy_name(dtype: str) -> str:
+    """The name in numpy of a number type of rasterio."""
     return {"complex_int16": "complex64"}.get(dtype, dtype)
 
 

@@ -56,7 +56,8 @@ def _copy(source: tifffile.TiffFile, path: Path, metadata: dict[str, Any]) -> No
         "software": "seggeo",
     }  # fmt: skip
     size = source.filehandle.size
-    with tifffile.TiffWriter(path, bigtiff=size >= _BIG, ome=True) as target:
+    # The file is ours to close: tifffile keeps to itself what goes wrong when it closes one.
+    with path.open("w+b") as stream, tifffile.TiffWriter(stream, bigtiff=size >= _BIG, ome=True) as target:
         for i, page in enumerate(levels):
             how: dict[str, Any] = {"subfiletype": 1, "metadata": None}
             if i == 0:
@@ -72,7 +73,7 @@ def _tiles(source: tifffile.TiffFile, page: tifffile.TiffPage | tifffile.TiffFra
 
 def _fill(path: Path) -> None:
     """Let every tile of no bytes be one tile of zeros at the file's end."""
-    with tifffile.TiffFile(path, mode="r+") as target:
+    with path.open("r+b") as stream, tifffile.TiffFile(stream) as target:
         end = target.filehandle.size
         for level in target.series[0].levels:
             page = level.keyframe

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from seggeo.config import Execution, Settings, to_json
 from seggeo.errors import ConfigError, OutputError, SeggeoError, StoreError
-from seggeo.files import translated
-from seggeo.run.checks import check_formats, check_outputs
+from seggeo.files import holds_files, translated
+from seggeo.run.checks import check_formats, check_outputs, check_room
 from seggeo.run.enrich import check_extras
 from seggeo.run.naming import places
 from seggeo.run.plan import Plan, estimate, make_plan
@@ -135,6 +135,8 @@ def plan_batch(folder: Path, items: Sequence[Item], wish: Wish) -> Generator[Pla
         planned.append(part_work(plan.job, plan.overview.valid))
         needs.append({**estimate(plan), "tiles": len(plan.job.grid)})
         yield Planned(item=item, plan=plan)
+    if wish.execution.check_space:
+        check_room(wish.out or Path(), folder, sum(need["disk_bytes"] for need in needs))
     parts = sum(len(work) for work in planned)
     facts = {
         "command": list(wish.command), "parts": parts, "tiles": sum(need["tiles"] for need in needs),
@@ -158,7 +160,7 @@ def plan_batch(folder: Path, items: Sequence[Item], wish: Wish) -> Generator[Pla
 
 def _check_free(folder: Path, execution: Execution) -> None:
     """Refuse a folder of something else; a batch that is planned again must be the same, input by input."""
-    if folder.exists() and not (folder / BATCH).exists() and not (folder / ITEMS).exists() and any(folder.iterdir()):
+    if not (folder / BATCH).exists() and not (folder / ITEMS).exists() and holds_files(folder):
         raise OutputError(
             what=f"{folder} is not a batch",
             why="it holds files that seggeo plan did not make",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from seggeo import plugins
 from seggeo.config import Execution, Settings
-from seggeo.errors import OutputError
+from seggeo.errors import OutputError, ResourceError
 from seggeo.files import translated
 from seggeo.output.ome_zarr import is_ours
 from seggeo.run.naming import Places
@@ -45,6 +46,30 @@ def check_outputs(where: Places, plan: Plan, execution: Execution) -> None:
         raise OutputError(
             what=f"{where.work} is not a folder", why="finished tiles are kept there", mend="choose another --work"
         )
+
+
+def check_room(out: Path, work: Path, need_bytes: int) -> None:
+    """Refuse to begin where the results would not fit, with a fifth to spare; half of them are taken for finished tiles.
+
+    Args:
+        out: Folder of the outputs.
+        work: Run folder, or the batch's.
+        need_bytes: What they will take together.
+
+    Raises:
+        ResourceError: A disk has less.
+    """
+    needs: dict[int, tuple[Path, float]] = {}
+    for folder in map(_existing, (out, work)):
+        device = os.stat(folder).st_dev
+        needs[device] = (folder, needs.get(device, (folder, 0.0))[1] + 0.6 * need_bytes)
+    for folder, need in needs.values():
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise ResourceError(
+                what=f"{folder} has {free / 1e6:.0f} MB of free space", why=f"the results may take {need / 1e6:.0f} MB there",
+                mend="free some space, name other folders with -o and --work, or try all the same with --no-check-space",
+            )  # fmt: skip
 
 
 def _check_output(path: Path, plan: Plan) -> None:
@@ -91,7 +116,14 @@ def _is_unfinished(where: Places, plan: Plan) -> bool:
     return is_same and not (where.work / "report.json").exists()
 
 
-def _can_write(folder: Path) -> bool:
+def _existing(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
+    return folder
+
+
+def _can_write(folder: Path) -> bool:
+    folder = _existing(folder)
     return folder.is_dir() and os.access(folder, os.W_OK)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from seggeo import plugins
 from seggeo.config import Merge, Output
 from seggeo.errors import BusyError, StoreError
+from seggeo.files import translated
 from seggeo.instances import Instances, concat
 from seggeo.job import Job
 from seggeo.merge.resolve import Tally
@@ -122,8 +123,13 @@ def only_writer(folder: Path) -> Iterator[None]:
 
     Raises:
         BusyError: Another process holds it.
+        OutputError: The folder cannot be written.
+        ResourceError: The disk is full.
     """
-    with (folder / "merge.lock").open("w") as handle:
+    lock = folder / "merge.lock"
+    with translated(lock):
+        opened = lock.open("w")
+    with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ class Bench:
     source: Any
     segmenter: Segmenter
     stretch: Any
+    spare: Callable[[], Segmenter] | None = None
+    """Opens the same model on the CPU, once, for tiles that do not fit the accelerator's memory; None: they fail."""
 
     def close(self) -> None:
         """Release the input."""
@@ -97,7 +100,10 @@ def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
     except SourceError:
         source.close()
         raise
-    return Bench(recipe=recipe, source=source, segmenter=model, stretch=stretch)
+    spare = None
+    if recipe.request.cpu_fallback and model.info.device != "cpu":
+        spare = cache(partial(open_segmenter, replace(recipe.request, device="cpu")))
+    return Bench(recipe=recipe, source=source, segmenter=model, stretch=stretch, spare=spare)
 
 
 def check_unchanged(source: image_io.AnySource, job: Job) -> None:
@@ -251,7 +257,10 @@ def _in_quarters(bench: Bench, image: TileImage) -> tuple[list[Prediction], Exce
     except StoppedError:
         raise
     except Exception as error:  # noqa: BLE001 - likewise
-        return [], error
+        if bench.spare is None or not is_out_of_memory(error):
+            return [], error
+    log.warning("tile %d does not fit in memory; predicting it on the CPU", image.tile.index)
+    return _attempt(replace(bench, segmenter=bench.spare(), spare=None), [image])
 
 
 def _read_ahead(

@@ -18,7 +18,7 @@ import numpy as np
 
 import seggeo.io as image_io
 from seggeo.config import Execution, Output, Settings, Tiling, to_json
-from seggeo.errors import ConfigError, SeggeoWarning
+from seggeo.errors import ConfigError, SeggeoWarning, SourceError
 from seggeo.geometry import Window
 from seggeo.job import Job
 from seggeo.models.preferences import preferred
@@ -89,6 +89,11 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         tile, overlap = tile_and_overlap(settings.tiling, info)
         if settings.tiling.tile is None and info.context:
             tile = fitted(tile, overlap, source.frame.window.shape)
+        if source.frame.crs is None and execution.require_crs:
+            raise SourceError(
+                what=f"{public_name(path)} has no CRS", why="--require-crs refuses what does not say where on Earth it lies",
+                mend="give it one: gdal_edit.py -a_srs EPSG:CODE FILE, or leave --require-crs out",
+            )  # fmt: skip
         if source.frame.crs is None and source.frame.unit == "px":
             warnings.warn(SeggeoWarning(f"{public_name(path)} has no CRS: coordinates and areas are in pixels"), stacklevel=2)
         job = Job(

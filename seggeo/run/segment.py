@@ -15,7 +15,7 @@ import seggeo.io as image_io
 from seggeo.config import Execution, Settings
 from seggeo.errors import IncompleteError
 from seggeo.files import remove_leftovers
-from seggeo.run.checks import check_formats, check_outputs
+from seggeo.run.checks import check_formats, check_outputs, check_room
 from seggeo.run.dask_cluster import crew_of
 from seggeo.run.devices import devices_of
 from seggeo.run.enrich import check_extras
@@ -61,6 +61,8 @@ def segment_file(
     if finished is not None:
         yield finished
         return
+    if execution.check_space:
+        check_room(where.provenance.parent, where.work, estimate(plan)["disk_bytes"])
     store.open(plan.job, overwrite=execution.overwrite)
     for folder in {path.parent for path in where.outputs.values()}:
         remove_leftovers(folder)

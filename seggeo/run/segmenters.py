@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 from seggeo import plugins
+from seggeo.errors import ResourceError, SeggeoWarning
 from seggeo.protocols import ModelRequest, Segmenter
 
 
@@ -23,12 +26,23 @@ def factory_of(request: ModelRequest) -> Any:
 
 
 def open_segmenter(request: ModelRequest) -> Segmenter:
-    """A segmenter ready to predict.
+    """A segmenter ready to predict; on the CPU if the request allows that and its device cannot be used.
 
     Raises:
         ConfigError: No such model, or a setting it does not know.
         ModelError: Weights or code refused.
+        ResourceError: The device is absent.
     """
+    try:
+        return _opened(request)
+    except ResourceError as error:
+        if not request.cpu_fallback or request.device == "cpu":
+            raise
+        warnings.warn(SeggeoWarning(f"{error.what}, {error.why}: predicting on the CPU"), stacklevel=2)
+        return _opened(replace(request, device="cpu"))
+
+
+def _opened(request: ModelRequest) -> Segmenter:
     if is_custom(request.name):
         from seggeo.models.custom import load_custom
 

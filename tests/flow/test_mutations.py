@@ -37,6 +37,7 @@ TILES = ("--tile", "96", "--overlap", "32", "--workers", "1", "--no-preview", "-
 LONGEST_S = 10.0
 """CPU seconds; by the clock more, since machines are shared."""
 REFUSALS = (2, 3, 4, 6, 7)
+LEFT_IN_MEMORY = 16
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +81,35 @@ def images(warm: Faults, folder: Path, kind: str, count: int) -> Counter[int]:
     return codes
 
 
-def check_seen(folder: Path, rivals: list[np.ndarray], what: str) -> None:
-    """What the model was shown is what somebody else reads."""
-    assert rivals, f"{what}: it ended well, and nobody else can read the pixels"
+def check_seen(folder: Path, rivals: list[np.ndarray | None], what: str) -> None:
+    """What the model was shown is what somebody else reads.
+
+    Where a deflated block lies about its length tifffile refuses it; libtiff says nothing and leaves a few bytes of the block
+    as they were in memory, so that rasterio itself may read them in two ways.
+    """
+    by_rasterio, by_tifffile = rivals
+    assert any(rival is not None for rival in rivals), f"{what}: it ended well, and nobody else can read the pixels"
     shown = [np.load(path) for path in sorted((folder / "seen").glob("*.npz"))]
-    assert any(all(agrees(one["pixels"], one["place"], rival) for one in shown) for rival in rivals), f"{what}: other pixels"
+    loose = 0 if by_tifffile is not None else LEFT_IN_MEMORY
+    checks = [(by_rasterio, loose), (by_tifffile, 0)]
+    fits = [
+        all(agrees(one["pixels"], one["place"], rival, most) for one in shown) for rival, most in checks if rival is not None
+    ]
+    assert any(fits), f"{what}: other pixels"
 
 
-def agrees(pixels: np.ndarray, place: np.ndarray, rival: np.ndarray) -> bool:
-    """Whether a tile `(h, w, c)` is a part of an image `(c, h, w)`, all its bands or some of them."""
+def agrees(pixels: np.ndarray, place: np.ndarray, rival: np.ndarray, most: int) -> bool:
+    """Whether a tile `(h, w, c)` is a part of an image `(c, h, w)`, all its bands or some, but for `most` values a band."""
     (row, col), (height, width) = place, pixels.shape[:2]
     there = rival[:, row : row + height, col : col + width]
     return there.shape[1:] == (height, width) and all(
-        any(np.array_equal(pixels[:, :, band], one, equal_nan=one.dtype.kind == "f") for one in there)
-        for band in range(pixels.shape[2])
+        any(differing(pixels[:, :, band], one) <= most for one in there) for band in range(pixels.shape[2])
     )
+
+
+def differing(a: np.ndarray, b: np.ndarray) -> int:
+    """Values that differ; NaN is NaN."""
+    return int((~((a == b) | ((a != a) & (b != b)))).sum())
 
 
 def job_files(warm: Faults, folder: Path, count: int) -> Counter[int]:

@@ -112,7 +112,7 @@ def test_a_signal_ends_what_is_not_patient_at_once():
 def test_the_patient_are_asked_first_and_made_to_at_the_second_signal():
     began = time.monotonic()
     with pytest.raises(StoppedError, match="SIGINT"), stopping(str), patient():
-        send(signal.SIGINT, signal.SIGTERM)
+        send(signal.SIGINT, signal.SIGINT)
     assert time.monotonic() - began < 4
     assert asked_to_stop() is None
 
