@@ -49,6 +49,9 @@ def check_gpkg(path: Path, empty: Path, *, layer: str, geometry: str, count: int
         index = f'SELECT count(*) FROM "rtree_{layer}_{geometry}_rowid"'
         ((indexed,),) = base.execute(index)
         ((counted,),) = base.execute("SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?", (layer,))
+        (extent,) = base.execute("SELECT min_x, min_y, max_x, max_y FROM gpkg_contents WHERE table_name = ?", (layer,))
+    if count and None in extent:
+        raise _broken(path, "it does not say how far its layer reaches")
     if (indexed, counted) != (count, count):
         raise _broken(path, f"its index holds {indexed} and its count says {counted} of {count} objects")
 

@@ -19,7 +19,7 @@ ORACLE_TILES = (
 SIZED = ORACLE.replace("    def predict", "    def __init__(self, mpp=None):\n        pass\n\n    def predict")
 MAPS = ("scene.tif", *ORACLE_TILES, "--no-preview", "-f", "gpkg,fgb,parquet,geojson,cog")
 PICTURE = ("scene.tif", *ORACLE_TILES, "-f", "cog")
-LABELS = (*PICTURE, "--no-preview")
+LABELS = ("scene.tif", "--model", "threshold", *ORACLE_TILES[2:], "--no-preview", "-f", "cog")
 CELLS = ("cells.tif", *ORACLE_TILES, "--mpp", "0.5", "--no-preview", "-f", "cells,cells-csv,qupath,ome-tiff,ome-zarr")
 PLANNED = ("-o", "out", "--job", "job", "--shards", "2")
 
@@ -36,8 +36,8 @@ CASES = {
     "maps": Case(command=("segment", *MAPS, "-o", "out")),
     "cells": Case(command=("segment", *CELLS, "-o", "out")),
     "preview": Case(command=("segment", *PICTURE, "-o", "out")),
-    "plan": Case(command=("plan", "segment", *MAPS, *PLANNED)),
-    "run": Case(before=(("plan", "segment", *MAPS, *PLANNED),), command=("run", "job", "--part", "1/2", "-q")),
+    "plan": Case(command=("plan", "segment", *LABELS, *PLANNED)),
+    "run": Case(before=(("plan", "segment", *LABELS, *PLANNED),), command=("run", "job", "--part", "1/2", "-q")),
     "merge": Case(before=(("plan", "segment", *LABELS, *PLANNED), ("run", "job", "-q")), command=("merge", "job", "-q")),
 }  # fmt: skip
 
@@ -46,14 +46,6 @@ CASES = {
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     """A warm process in which any call that writes can be made to fail."""
     made = Faults(shim(tmp_path_factory.mktemp("shim")))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def limits() -> Iterator[Faults]:
-    """A warm process for faults that need no library."""
-    made = Faults(None)
     yield made
     made.close()
 
@@ -131,7 +123,7 @@ def kinds(stage: Stage) -> list[Fault]:
 def test_some_calls_that_write_fail(faults: Faults, tmp_path: Path, name: str):
     made = stage(faults, CASES[name], tmp_path)
 
-    ended = [made.fails(fault) for fault in random.Random(name).sample(kinds(made), 2)]
+    ended = [made.fails(fault) for fault in random.Random(name).sample(kinds(made), 2 if name in ("maps", "cells") else 1)]
 
     assert all(one.calls > 0 for one in ended)
 
@@ -153,10 +145,10 @@ def test_every_call_that_writes_fails(faults: Faults, tmp_path: Path, name: str)
     assert codes.count(0) < len(codes) / 2
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["maps", "cells"])
-def test_a_limit_on_the_size_of_files(limits: Faults, tmp_path: Path, name: str, count: int):
-    made = stage(limits, CASES[name], tmp_path)
+def test_a_limit_on_the_size_of_files(faults: Faults, tmp_path: Path, name: str, count: int):
+    made = stage(faults, CASES[name], tmp_path)
     largest = max(path.stat().st_size for path in (made.folder / "out").rglob("*") if path.is_file())
     rng = random.Random(f"{name}{count}")
 
@@ -165,10 +157,10 @@ def test_a_limit_on_the_size_of_files(limits: Faults, tmp_path: Path, name: str,
     assert {one.code for one in ended} == {7}
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["maps", "cells"])
-def test_a_disk_of_one_megabyte_that_fills(limits: Faults, tmp_path: Path, name: str, count: int):
-    made = stage(limits, CASES[name], tmp_path)
+def test_a_disk_of_one_megabyte_that_fills(faults: Faults, tmp_path: Path, name: str, count: int):
+    made = stage(faults, CASES[name], tmp_path)
     made.folder.rename(tmp_path / "whole")
     needed = sum(path.stat().st_size for path in (tmp_path / "whole" / "out").rglob("*") if path.is_file())
     rng, codes = random.Random(f"{name}{count}"), []
@@ -178,11 +170,11 @@ def test_a_disk_of_one_megabyte_that_fills(limits: Faults, tmp_path: Path, name:
             shutil.copytree(made.template, made.folder, dirs_exist_ok=True)
             free = rng.randrange(4096, needed)
             (made.folder / "ballast").write_bytes(bytes(shutil.disk_usage(made.folder).free - free))
-            ended = limits.run(*made.case.command, cwd=made.folder)
+            ended = faults.run(*made.case.command, cwd=made.folder)
             (made.folder / "ballast").unlink()
             check_failed(ended, made)
             codes.append(ended.code)
-            after = limits.run(*made.case.command, cwd=made.folder)
+            after = faults.run(*made.case.command, cwd=made.folder)
             assert after.code == 0, after.err
             assert contents(made.folder) == made.clean
 
@@ -205,16 +197,22 @@ def _as_done(made: Stage) -> None:
     assert ended.code == 0, ended.err
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("before", [_as_new, _as_done])
-def test_a_disk_that_may_not_be_written(limits: Faults, tmp_path: Path, name: str, before: Callable[[Stage], None]):
-    made = stage(limits, CASES[name], tmp_path)
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("maps", _as_new),
+        ("merge", _as_done),
+        *(pytest.param(name, before, marks=pytest.mark.slow) for name in CASES for before in (_as_new, _as_done)),
+    ],
+)
+def test_a_disk_that_may_not_be_written(faults: Faults, tmp_path: Path, name: str, before: Callable[[Stage], None]):
+    made = stage(faults, CASES[name], tmp_path)
     made.fresh()
     before(made)
     made.folder.rename(tmp_path / "source")
     there = contents(tmp_path / "source")
     with mounted(made.folder, "--bind", "-o", "ro", str(tmp_path / "source")):
-        ended = limits.run(*made.case.command, cwd=made.folder)
+        ended = faults.run(*made.case.command, cwd=made.folder)
 
     assert contents(tmp_path / "source") == there
     if ended.code == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support_faults import Ended, Faults, contents
-from support_flow import ORACLE, Ran, scene, write_labels, write_model
+from support_flow import Ran, scene, write_model, write_picture
 from support_mutations import IMAGES, make_weights, mutated, readings
 
 SEEN = '''
@@ -116,9 +116,8 @@ def job_files(warm: Faults, folder: Path, count: int) -> Counter[int]:
     """Mutations of what a planned and predicted batch consists of; what its merges ended with."""
     (folder / "place").mkdir()
     place, template = folder / "place", folder / "template"
-    write_labels(place / "scene.tif", scene("discs", 4, (200, 220)))
-    write_model(place, ORACLE)
-    plan = ("plan", "segment", "scene.tif", "--model", "oracle.py:Oracle", *TILES, "-f", "cog", "-o", "out", "--job", "job")
+    write_picture(place / "scene.tif", scene("discs", 4, (200, 220)))
+    plan = ("plan", "segment", "scene.tif", "--model", "threshold", *TILES, "-f", "cog", "-o", "out", "--job", "job")
     for command in (plan, ("run", "job", "-q")):
         assert ran(warm, *command, cwd=place, what="whole").code == 0
     shutil.copytree(place, template)

@@ -41,6 +41,7 @@ def gpkg(folder: Path) -> tuple[Path, Path]:
         "DROP TRIGGER trigger_insert_feature_count_objects",
         "DELETE FROM rtree_objects_geom WHERE id = 7",
         "UPDATE gpkg_ogr_contents SET feature_count = 7",
+        "UPDATE gpkg_contents SET max_y = NULL WHERE table_name = 'objects'",
         "PRAGMA user_version = 1",
     ],
 )
