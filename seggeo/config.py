@@ -20,6 +20,32 @@ AUTO = "auto"
 """The model that is chosen for the image, or for the weights."""
 
 
+AXES = ("z", "y", "x", "axial", "coronal", "sagittal")
+CT_WINDOWS = {"lung": (-600.0, 1500.0), "bone": (400.0, 1800.0), "soft": (40.0, 400.0)}
+"""Centre and width, HU."""
+
+
+def window_limits(window: str) -> tuple[float, float]:
+    """Values that become 0 and 255 under a CT window.
+
+    Args:
+        window: A name of `CT_WINDOWS`, or `CENTRE,WIDTH`.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        centre, width = CT_WINDOWS.get(window) or map(float, window.split(","))
+    except ValueError:
+        centre, width = 0.0, 0.0
+    if not 0 < width < float("inf") or not abs(centre) < float("inf"):
+        raise ConfigError(
+            what=f"window {window!r} is unknown", why=f"it is {', '.join(CT_WINDOWS)} or CENTRE,WIDTH in HU",
+            mend="use --window soft or --window 40,400",
+        )  # fmt: skip
+    return centre - width / 2, centre + width / 2
+
+
 def _check_length(name: str, value: float | None, unit: str, example: str) -> None:
     if value is not None and not 0 < value < float("inf"):
         raise ConfigError(what=f"{name} {value} {unit}", why="it is a length", mend=f"use --{name} {example}")
@@ -49,6 +75,18 @@ class Reading:
     """auto, none, minmax, percent:LOW,HIGH or LOW,HIGH in the file's own values."""
     stain_norm: str = "none"
     """macenko shows a brightfield slide's haematoxylin and eosin to the model as a reference slide has them; none does not."""
+    axis: str = "z"
+    """Axis that a volume is sliced along: z, y, x, or axial, coronal or sagittal where the file says how the patient lies."""
+    time: int | None = None
+    """Which volume, from 1, of a file with several in time."""
+    window: str | None = None
+    """CT window of a volume: lung, bone, soft or CENTRE,WIDTH in Hounsfield units; instead of a stretch."""
+    neighbours: int = 0
+    """Slices before and after that a model sees beside its own, as further bands."""
+    series: str | None = None
+    """Which DICOM series of a folder: its number, or the end of its UID."""
+    allow_gaps: bool = False
+    """Read a DICOM series with missing slices; they hold no data."""
     complex: str | None = None
     """What of complex numbers is read: abs or real; None refuses them."""
     allow_vrt: bool = False
@@ -81,6 +119,26 @@ class Reading:
             )  # fmt: skip
         _check_length("mpp", self.mpp, "um", "0.5")
         _check_length("work-mpp", self.work_mpp, "um", "0.5")
+        self._check_volume()
+
+    def _check_volume(self) -> None:
+        if self.axis not in AXES:
+            raise ConfigError(
+                what=f"axis {self.axis!r} is unknown", why=f"a volume is sliced along one of {', '.join(AXES)}",
+                mend="use --axis z",
+            )  # fmt: skip
+        if self.neighbours < 0 or (self.time is not None and self.time < 1):
+            raise ConfigError(
+                what=f"neighbours {self.neighbours}, time {self.time}", why="slices are counted from 0, times from 1",
+                mend="use --neighbours 1, --time 1",
+            )  # fmt: skip
+        if self.window is not None and self.stretch != "auto":
+            raise ConfigError(
+                what=f"--window {self.window} and --stretch {self.stretch}", why="both say which values become 0 and 255",
+                mend="use one of them",
+            )  # fmt: skip
+        if self.window is not None:
+            window_limits(self.window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +171,26 @@ class Merge:
     """Smallest object that is written, px."""
     min_score: float = 0.0
     """Least score of an object that is written."""
+    link: str = "iou"
+    """Masks of neighbouring slices that are one object of a volume: iou links those that overlap most, none links nothing."""
+    link_iou: float = 0.25
+    """Least IoU of two linked masks, or three times that share of the smaller one."""
+    link_gap: int = 2
+    """Slices in which an object may be missed."""
+    link_neck: float = 0.5
+    """Where an object narrows to less than this share of its areas on both sides it is two; 0 never parts it."""
 
     def __post_init__(self) -> None:
+        if self.link not in ("iou", "none") or self.link_gap < 0:
+            raise ConfigError(
+                what=f"link {self.link!r}, link-gap {self.link_gap}", why="links are iou or none, over 0 or more missed slices",
+                mend="use --link iou --link-gap 2",
+            )  # fmt: skip
+        if not 0 < self.link_iou < 1 or not 0 <= self.link_neck < 1:
+            raise ConfigError(
+                what=f"link-iou {self.link_iou}, link-neck {self.link_neck}", why="both are shares between 0 and 1",
+                mend="use --link-iou 0.25 --link-neck 0.5",
+            )  # fmt: skip
         if not 0 < self.match_iou < 1:
             raise ConfigError(what=f"match-iou {self.match_iou}", why="an IoU lies between 0 and 1", mend="use --match-iou 0.3")
         if self.min_area < 0:
@@ -129,8 +205,8 @@ class Merge:
 class Output:
     """What is written, and where from."""
 
-    format: tuple[str, ...] = ("gpkg",)
-    """Sinks by name: gpkg, fgb, parquet, geojson, cog or a plug-in's."""
+    format: tuple[str, ...] = ("auto",)
+    """Sinks by name: gpkg, fgb, parquet, geojson, cog or a plug-in's; auto is gpkg, and for a volume masks, volume and objects."""
     simplify: float = 0.0
     """Tolerance of polygon simplification, metres on the ground whatever the CRS; 0 keeps pixel edges."""
     preview: bool = True

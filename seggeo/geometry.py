@@ -6,8 +6,8 @@ has the integer coordinate, its centre lies at +0.5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -99,11 +99,64 @@ class Window:
         return slice(self.row - row, self.row_stop - row), slice(self.col - col, self.col_stop - col)
 
 
+Row = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where the voxels of a volume's work grid lie in the world, and in the file they were read from."""
+
+    matrix: tuple[Row, Row, Row]
+    """World x, y and z from `(z, row, col, 1)`; whole numbers are voxel centres, as in NIfTI, DICOM and ITK."""
+    space: str = ""
+    """RAS (NIfTI), LPS (DICOM, ITK), or nothing for a microscope's own axes."""
+    axes: tuple[int, int, int] = (0, 1, 2)
+    """Axis of the file's volume, 0 the slowest as the reader gives it, that each of z, row and col runs along."""
+    header: Mapping[str, Any] = field(default_factory=dict)
+    """What the format needs to write a volume of the same geometry, JSON values; its reader and writer know what."""
+
+    def world(self, zyx: ArrayLike) -> NDArray[np.float64]:
+        """World `(n, 3)` x, y, z of `(n, 3)` voxel indices z, row, col."""
+        matrix = np.asarray(self.matrix)
+        return np.asarray(zyx, np.float64) @ matrix[:, :3].T + matrix[:, 3]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Lengths of a step along z, row and col in the world."""
+        z, row, col = (float(length) for length in np.linalg.norm(np.asarray(self.matrix)[:, :3], axis=0))
+        return z, row, col
+
+    @property
+    def voxel_volume(self) -> float:
+        """World volume of one voxel."""
+        return float(abs(np.linalg.det(np.asarray(self.matrix)[:, :3])))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` turns back into the same placement."""
+        return {
+            "matrix": [list(row) for row in self.matrix], "space": self.space, "axes": list(self.axes),
+            "header": dict(self.header),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Placement:
+        """The placement that `to_json` described."""
+        z, row, col = values["axes"]
+        return cls(matrix=matrix_of(values["matrix"]), space=values["space"], axes=(z, row, col), header=values["header"])
+
+
+def matrix_of(rows: ArrayLike) -> tuple[Row, Row, Row]:
+    """The first three rows of a `(3, 4)` or `(4, 4)` matrix as plain numbers."""
+    x, y, z = ((float(a), float(b), float(c), float(d)) for a, b, c, d in np.asarray(rows, np.float64)[:3].tolist())
+    return x, y, z
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """The work grid of a job at its GSD or MPP, and its way back to the world.
 
-    `transform` maps `(col, row)` pixel corners to `(x, y)` of `crs`; identity when the image has no georeference.
+    `transform` maps `(col, row)` pixel corners to `(x, y)` of `crs`; identity when the image has no georeference. The voxels
+    of a volume go to the world through `placement`.
     """
 
     height: int
@@ -120,6 +173,10 @@ class Frame:
     """Pyramid level the work grid was read from; 0 is full resolution."""
     scale: float = 1.0
     """Full-resolution pixels in one work-grid pixel."""
+    placement: Placement | None = None
+    """Of a volume; None for an image."""
+    is_series: bool = False
+    """True where slices are frames in time: the step along z is one frame, whatever `unit` says."""
 
     def __post_init__(self) -> None:
         if min(self.depth, self.height, self.width) < 1:
@@ -161,18 +218,25 @@ class Frame:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` turns back into the same frame."""
-        return {
+        values = {
             "depth": self.depth, "height": self.height, "width": self.width,
             "transform": list(self.transform)[:6], "crs": self.crs, "spacing": list(self.spacing),
             "unit": self.unit, "level": self.level, "scale": self.scale,
         }  # fmt: skip
+        if self.placement is None:
+            return values
+        return {**values, "placement": self.placement.to_json(), "is_series": self.is_series}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Frame:
         """The frame that `to_json` described."""
         z, row, col = values["spacing"]
-        transform = Affine(*_floats(values["transform"], 6))
-        return cls(**{**values, "transform": transform, "spacing": (z, row, col)})
+        placement = values.get("placement")
+        own = {
+            "transform": Affine(*_floats(values["transform"], 6)), "spacing": (z, row, col),
+            "placement": None if placement is None else Placement.from_json(placement),
+        }  # fmt: skip
+        return cls(**{**values, **own})
 
 
 def _floats(values: Sequence[float], count: int) -> list[float]:

@@ -132,7 +132,7 @@ class Source(Protocol):
     bands: tuple[str, ...]
 
     def read(self, window: Window, z: int = 0) -> Pixels:
-        """Pixels of a window that lies in `frame.window`."""
+        """Pixels of a window that lies in `frame.window`, of slice `z`."""
         ...
 
     def close(self) -> None:
@@ -151,7 +151,11 @@ class Segmenter(Protocol):
 
 
 class Result(Protocol):
-    """Everything a sink may ask for; objects come in ascending order of id."""
+    """Everything a sink may ask for; objects come in ascending order of id.
+
+    Of a volume (`frame.depth > 1`) they come as their cross-sections, slice by slice: an object has one `Objects` entry, with
+    the same id, in every slice where it was found, at most one in each; ids ascend by the first slice, not within a batch.
+    """
 
     @property
     def frame(self) -> Frame:
@@ -178,8 +182,15 @@ class Result(Protocol):
         """True when objects never share a pixel."""
         ...
 
+    @property
+    def linking(self) -> Mapping[str, Any]:
+        """Of a volume what linking slices did, JSON values: `pieces`, `bridged`, `parted`, and `events`, a list of
+        `{"kind": "branch" | "merge", "z", "id", "others"}`; empty for an image.
+        """
+        ...
+
     def iter_objects(self) -> Iterator[Objects]:
-        """All objects in batches that fit in memory."""
+        """All objects in batches that fit in memory, each of one slice, slices ascending."""
         ...
 
     def in_window(self, window: Window, z: int = 0) -> Objects:
@@ -195,6 +206,8 @@ class SinkOptions:
     """Tolerance of polygon simplification in metres (pixels where there is no CRS); 0 keeps pixel edges."""
     scratch: Path | None = None
     """Folder for temporary files; default: beside the output."""
+    source: Path | None = None
+    """The input, for formats that refer to it (DICOM-SEG)."""
 
 
 Sink = Callable[[Result, Path, SinkOptions], Path]
