@@ -83,6 +83,8 @@ class Reading:
     """CT window of a volume: lung, bone, soft or CENTRE,WIDTH in Hounsfield units; instead of a stretch."""
     neighbours: int = 0
     """Slices before and after that a model sees beside its own, as further bands."""
+    spacing: tuple[float, ...] | None = None
+    """Steps z, y, x between the voxels of a volume that does not say them or is wrong; micrometres where it says no unit."""
     series: str | None = None
     """Which DICOM series of a folder: its number, or the end of its UID."""
     allow_gaps: bool = False
@@ -132,6 +134,11 @@ class Reading:
                 what=f"neighbours {self.neighbours}, time {self.time}", why="slices are counted from 0, times from 1",
                 mend="use --neighbours 1, --time 1",
             )  # fmt: skip
+        if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < v < float("inf") for v in self.spacing)):
+            raise ConfigError(
+                what=f"spacing {','.join(map(str, self.spacing))}", why="it is three lengths, in the order z, y, x",
+                mend="use --spacing 2,0.5,0.5",
+            )  # fmt: skip
         if self.window is not None and self.stretch != "auto":
             raise ConfigError(
                 what=f"--window {self.window} and --stretch {self.stretch}", why="both say which values become 0 and 255",
@@ -173,11 +180,11 @@ class Merge:
     """Least score of an object that is written."""
     link: str = "iou"
     """Masks of neighbouring slices that are one object of a volume: iou links those that overlap most, none links nothing."""
-    link_iou: float = 0.25
+    link_iou: float = 0.3
     """Least IoU of two linked masks, or three times that share of the smaller one."""
     link_gap: int = 2
     """Slices in which an object may be missed."""
-    link_neck: float = 0.5
+    link_neck: float = 0.6
     """Where an object narrows to less than this share of its areas on both sides it is two; 0 never parts it."""
 
     def __post_init__(self) -> None:
@@ -189,7 +196,7 @@ class Merge:
         if not 0 < self.link_iou < 1 or not 0 <= self.link_neck < 1:
             raise ConfigError(
                 what=f"link-iou {self.link_iou}, link-neck {self.link_neck}", why="both are shares between 0 and 1",
-                mend="use --link-iou 0.25 --link-neck 0.5",
+                mend="use --link-iou 0.3 --link-neck 0.6",
             )  # fmt: skip
         if not 0 < self.match_iou < 1:
             raise ConfigError(what=f"match-iou {self.match_iou}", why="an IoU lies between 0 and 1", mend="use --match-iou 0.3")
@@ -206,7 +213,7 @@ class Output:
     """What is written, and where from."""
 
     format: tuple[str, ...] = ("auto",)
-    """Sinks by name: gpkg, fgb, parquet, geojson, cog or a plug-in's; auto is gpkg, and for a volume masks, volume and objects."""
+    """Sinks by name; auto is gpkg, and for a volume masks, volume (labels in the format of the input) and objects."""
     simplify: float = 0.0
     """Tolerance of polygon simplification, metres on the ground whatever the CRS; 0 keeps pixel edges."""
     preview: bool = True

@@ -118,7 +118,7 @@ class Placement:
     def world(self, zyx: ArrayLike) -> NDArray[np.float64]:
         """World `(n, 3)` x, y, z of `(n, 3)` voxel indices z, row, col."""
         matrix = np.asarray(self.matrix)
-        return np.asarray(zyx, np.float64) @ matrix[:, :3].T + matrix[:, 3]
+        return np.asarray(np.asarray(zyx, np.float64) @ matrix[:, :3].T + matrix[:, 3])
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -184,8 +184,10 @@ class Result(Protocol):
 
     @property
     def linking(self) -> Mapping[str, Any]:
-        """Of a volume what linking slices did, JSON values: `pieces`, `bridged`, `parted`, and `events`, a list of
-        `{"kind": "branch" | "merge", "z", "id", "others"}`; empty for an image.
+        """Of a volume what linking its slices did, JSON values; empty for an image.
+
+        Counts `objects`, `pieces` (cross-sections), `bridged` (links over missed slices), `parted` (at necks), `branches`
+        and `merges`; and `events`, a list of `{"kind": "branch" | "merge", "z", "id", "others"}`.
         """
         ...
 

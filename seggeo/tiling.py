@@ -133,18 +133,35 @@ class TileGrid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartGrid:
-    """Square blocks of tiles that are stored in one file each; parts run block by block, slice by slice.
+    """Square blocks of tiles that are stored in one file each, of a volume in several slices; parts run block by block.
 
-    The side follows from the grid alone (about 16 blocks along the area, at most 8 x 8 tiles each), never from the
-    number of workers, so that any way of running a job makes the same files.
+    Their size follows from the grid alone (about 16 blocks, at most 64 tiles each), never from the number of workers, so
+    that any way of running a job makes the same files.
     """
 
     grid: TileGrid
 
     @property
+    def layers(self) -> int:
+        """Slices in a full block: 16 if there are so many, since chunks hold several, or as many as make 64 tiles."""
+        if self.grid.depth == 1:
+            return 1
+        tiles = self._tiles
+        return min(self.grid.depth, max(min(16, tiles), tiles // (self.grid.rows * self.grid.cols)))
+
+    @property
     def side(self) -> int:
         """Tiles along one side of a full block."""
-        return max(1, min(8, isqrt(self.grid.rows * self.grid.cols // 16)))
+        return max(1, min(8, isqrt(self._tiles // self.layers)))
+
+    @property
+    def _tiles(self) -> int:
+        return max(1, min(64, len(self.grid) // 16))
+
+    @property
+    def slabs(self) -> int:
+        """Blocks from the first slice to the last."""
+        return -(-self.grid.depth // self.layers)
 
     @property
     def rows(self) -> int:
@@ -157,19 +174,20 @@ class PartGrid:
         return -(-self.grid.cols // self.side)
 
     def __len__(self) -> int:
-        return self.grid.depth * self.rows * self.cols
+        return self.slabs * self.rows * self.cols
 
     def tiles(self, part: int) -> list[Tile]:
-        """The tiles of one part, row by row."""
-        z, place = divmod(part, self.rows * self.cols)
+        """The tiles of one part, slice by slice and row by row."""
+        slab, place = divmod(part, self.rows * self.cols)
         block_row, block_col = divmod(place, self.cols)
+        slices = range(slab * self.layers, min((slab + 1) * self.layers, self.grid.depth))
         rows = range(block_row * self.side, min((block_row + 1) * self.side, self.grid.rows))
         cols = range(block_col * self.side, min((block_col + 1) * self.side, self.grid.cols))
-        return [self.grid[self.grid.index(z, row, col)] for row in rows for col in cols]
+        return [self.grid[self.grid.index(z, row, col)] for z in slices for row in rows for col in cols]
 
     def part_of(self, tile: Tile) -> int:
         """The part that holds a tile."""
-        return (tile.z * self.rows + tile.row // self.side) * self.cols + tile.col // self.side
+        return (tile.z // self.layers * self.rows + tile.row // self.side) * self.cols + tile.col // self.side
 
 
 def _count(length: int, tile: int, halo: int) -> int:

@@ -23,7 +23,9 @@ def _option(name: str, help_: str, panel: str, default: str | bool = False) -> A
     return typer.Option(f"--{name}", help=help_, show_default=default, rich_help_panel=panel)
 
 
-Pred = Annotated[Path, typer.Argument(help="Predicted objects: label raster, vector file, COCO json, or a folder of these.")]
+Pred = Annotated[
+    Path, typer.Argument(help="Predicted objects: label raster or volume, vector file, COCO json, or a folder of these.")
+]
 Truth = Annotated[Path, typer.Argument(help="True objects, likewise; folders are matched by file name.")]
 AsJson = Annotated[bool, _option("json", "One line of JSON instead of the table.", WRITING)]
 PerObject = Annotated[Path | None, _option("per-object", "CSV with a row for every object of both sides.", WRITING)]
@@ -38,6 +40,8 @@ PredAttribute = Annotated[
 ]
 Groups = Annotated[str | None, _option("groups", "Scores by kind of image: index.csv:column, by its column `name`.", COMPARING)]
 Where = Annotated[str | None, _option("where", "Only images whose row in that CSV has column=value.", COMPARING)]
+Stack = Annotated[bool, _option("stack", "A folder is one volume, a mask for each slice, and no data set.", COMPARING)]
+LinkGap = Annotated[int, _option("link-gap", "Slices of a volume without an object that do not part it.", COMPARING, True)]
 AllowMissing = Annotated[bool, _option("allow-missing", "Leave out images that only one side has.", COMPARING)]
 
 
@@ -45,14 +49,15 @@ def evaluate(  # noqa: PLR0913 - one for each option
     pred: Pred, truth: Truth, json_: AsJson = False, per_object: PerObject = None, figure: Picture = None,
     overwrite: Overwrite = False, threshold: Threshold = None, run: Run = None, image: Image = None,
     attribute: Attribute = None, pred_attribute: PredAttribute = None, groups: Groups = None, where: Where = None,
-    allow_missing: AllowMissing = False,
+    allow_missing: AllowMissing = False, stack: Stack = False, link_gap: LinkGap = 2,
 ) -> None:  # fmt: skip
-    """Compare predicted with true objects: PQ, AP, F1, AJI, counts, splits and merges."""
+    """Compare predicted with true objects: PQ, AP, F1, AJI, counts, splits and merges; of volumes along z too."""
     for path in (per_object, figure):
         _check_output(path, (pred, truth, image), overwrite)
     asked = {
         "attribute": attribute, "pred_attribute": pred_attribute, "run": run, "image": image, "groups": groups, "where": where,
-        "allow_missing": allow_missing, **({} if threshold is None else {"thresholds": _numbers(threshold)}),
+        "allow_missing": allow_missing, "stack": stack, "link_gap": link_gap,
+        **({} if threshold is None else {"thresholds": _numbers(threshold)}),
     }  # fmt: skip
     from seggeo.evaluation.figure import draw_figure
     from seggeo.evaluation.inputs import picture_of

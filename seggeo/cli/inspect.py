@@ -18,12 +18,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def info(
-    file: Annotated[str | None, typer.Argument(help="Raster to look at.", show_default=False)] = None,
+    file: Annotated[str | None, typer.Argument(help="Raster, slide or volume to look at.", show_default=False)] = None,
     allow_vrt: o.AllowVrt = None,
     versions: Versions = False,
     json_: AsJson = False,
 ) -> None:
-    """What a raster is: size, bands, georeference, nodata, blocks."""
+    """What an image or volume is: size, bands, place in the world, nodata, blocks."""
     if versions:
         _show(_versions(), json_)
         return
@@ -31,7 +31,8 @@ def info(
         raise ConfigError(what="no file given", why="info needs one to look at", mend="seggeo info scene.tif, or --versions")
     import seggeo.io as image_io
 
-    settings, _ = settings_from({"allow_vrt": bool(allow_vrt)})
+    one = {} if image_io.volume_kind(file) is None else {"time": 1}
+    settings, _ = settings_from({"allow_vrt": bool(allow_vrt), **one})
     source = image_io.open_source(file, settings.reading, native=True)
     try:
         _show(source.describe(), json_)

@@ -22,6 +22,7 @@ from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling
 from seggeo.errors import ConfigError
 
 INPUT, MODEL, TILES, OBJECTS, WRITING, RUNNING = "Reading", "Model", "Tiles", "Objects", "Writing", "Running"
+VOLUMES = "Volumes"
 
 
 def _option(name: str, default: str, help_: str, panel: str, short: tuple[str, ...] = ()) -> Any:
@@ -80,6 +81,23 @@ StainNorm = Annotated[
     str | None,
     _option("stain-norm", "none", "Show H&E to the model in a reference's colours, by stains of the slide: macenko.", INPUT),
 ]
+Axis = Annotated[str | None, _option("axis", "z", "Slice a volume along z, y, x, axial, coronal or sagittal.", VOLUMES)]
+Time = Annotated[int | None, _option("time", "", "Which volume of several in time, from 1.", VOLUMES)]
+CtWindow = Annotated[
+    str | None, _option("window", "", "CT window instead of a stretch: lung, bone, soft or CENTRE,WIDTH in HU.", VOLUMES)
+]
+Neighbours = Annotated[
+    int | None, _option("neighbours", "0", "Slices before and after that the model sees beside each.", VOLUMES)
+]
+Spacing = Annotated[str | None, _option("spacing", "the file's own", "Steps between voxels, Z,Y,X.", VOLUMES)]
+Series = Annotated[str | None, _option("series", "the only one", "DICOM series of a folder: its number or UID.", VOLUMES)]
+AllowGaps = Annotated[bool | None, _flag("allow-gaps", "Read a DICOM series with missing slices, as no data.", VOLUMES)]
+Link = Annotated[str | None, _option("link", "iou", "Objects through slices: iou, or none (each slice alone).", VOLUMES)]
+LinkIou = Annotated[float | None, _option("link-iou", "0.3", "Least IoU of masks in neighbouring slices.", VOLUMES)]
+LinkGap = Annotated[int | None, _option("link-gap", "2", "Slices in which an object may be missed.", VOLUMES)]
+LinkNeck = Annotated[
+    float | None, _option("link-neck", "0.6", "Part objects where they narrow to less than this share; 0 never.", VOLUMES)
+]
 Complex = Annotated[
     str | None, _option("complex", "refused", "What to read of complex numbers: abs (magnitude) or real (real part).", INPUT)
 ]
@@ -98,7 +116,13 @@ Out = Annotated[
 ]
 Format = Annotated[
     list[str] | None,
-    _option("format", "gpkg", "Outputs: gpkg, fgb, parquet, geojson, cog, ome-zarr; several with commas.", WRITING, ("-f",)),
+    _option(
+        "format",
+        "gpkg; masks,volume,objects",
+        "Outputs: gpkg, fgb, cog, ome-zarr, nifti, ply; all in docs/outputs.md.",
+        WRITING,
+        ("-f",),
+    ),  # fmt: skip
 ]
 Simplify = Annotated[
     str | None, _option("simplify", "0", "Simplify outlines by up to this, 0.5m: metres in every CRS.", WRITING)
@@ -227,6 +251,8 @@ def _converted(name: str, value: Any) -> Any:
             return tuple(str(v) for v in _split(value))
         case "set":
             return pairs(value)
+        case "spacing":
+            return tuple(_number(name, v, float) for v in _split(value))
         case "simplify":
             return _number(name, str(value).strip().removesuffix("m"), float)
     kind = _kinds().get(name)

@@ -20,7 +20,8 @@ from seggeo.config import Execution, Reading, Settings, settings_from
 from seggeo.errors import ConfigError, IncompleteError, SeggeoError
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Rasters and slides: files, globs or addresses.", show_default=False)
+    list[str],
+    typer.Argument(metavar="INPUT...", help="Rasters, slides, volumes: files, folders, globs, addresses.", show_default=False),
 ]
 
 
@@ -44,6 +45,17 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     stretch: o.Stretch = None,
     stain_norm: o.StainNorm = None,
     complex: o.Complex = None,
+    axis: o.Axis = None,
+    time: o.Time = None,
+    window: o.CtWindow = None,
+    neighbours: o.Neighbours = None,
+    spacing: o.Spacing = None,
+    series: o.Series = None,
+    allow_gaps: o.AllowGaps = None,
+    link: o.Link = None,
+    link_iou: o.LinkIou = None,
+    link_gap: o.LinkGap = None,
+    link_neck: o.LinkNeck = None,
     require_crs: o.RequireCrs = None,
     allow_vrt: o.AllowVrt = None,
     max_pixels: o.MaxPixels = None,
@@ -212,7 +224,8 @@ def announced(name: str, asked: Settings, plan: Any, talk: Talk) -> Any:
     from seggeo.run.plan import public_name
 
     job = plan.job
-    size = f"{job.frame.width} x {job.frame.height} px, {len(job.grid)} tiles of {job.tile} px"
+    depth = f"{job.frame.depth} {'frames' if job.frame.is_series else 'slices'} of " if job.frame.depth > 1 else ""
+    size = f"{depth}{job.frame.width} x {job.frame.height} px, {len(job.grid)} tiles of {job.tile} px"
     talk.say(f"{public_name(name)}: {size}, model {model_name(job)}")
     if job.choice is not None:
         talk.say(f"  auto took {job.choice['model']} because {job.choice['why']}; choose another with --model")
@@ -264,13 +277,15 @@ def _plan_facts(asked: Job, origin: dict[str, str]) -> dict[str, Any]:
     from seggeo.run.devices import devices_of
     from seggeo.run.enrich import check_extras
     from seggeo.run.execute import choose_workers
+    from seggeo.run.formats import check_fit, with_formats
     from seggeo.run.naming import places
     from seggeo.run.plan import count_empty, estimate, make_plan
 
-    settings, execution = asked.settings, asked.execution
+    settings, execution = with_formats(asked.name, asked.settings), asked.execution
     where = places(asked.out, asked.stem, settings.output.format, execution.work)
     check_formats(settings)
     plan = make_plan(asked.name, settings, execution)
+    check_fit(settings.output.format, plan.job.frame)
     check_extras(settings.output, plan.job.frame)
     check_outputs(where, plan, execution)
     job, needs = plan.job, estimate(plan)

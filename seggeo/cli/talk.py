@@ -81,7 +81,9 @@ class Talk:
 
         for kind, path in values["outputs"].items():
             self.say(f"  {path}  (open with {OPENS_WITH.get(kind, kind)})")
-        if values["preview"]:
+        if values["report"]:
+            self.say(f"  {values['report']}  (look at it first)")
+        elif values["preview"]:
             self.say(f"  {values['preview']}  (look at it first)")
         self.say(f"  {values['provenance']}  (how it was made)")
         if self.verbose:

@@ -13,7 +13,7 @@ from seggeo.evaluation.coco import Detections, detections
 from seggeo.evaluation.matching import match
 from seggeo.evaluation.objects import ObjectSet
 from seggeo.evaluation.pairs import Pairs, find_pairs
-from seggeo.evaluation.rows import Rows, rows_of
+from seggeo.evaluation.rows import Rows, listing_of, rows_of
 from seggeo.evaluation.seams import near_seams
 from seggeo.evaluation.tally import PQ_IOU, Tally, make_scope, tallies
 from seggeo.geometry import Frame
@@ -65,7 +65,7 @@ def compare(
         strata = near_seams(truth.instances, grid).astype(np.int64), near_seams(pred.instances, grid).astype(np.int64)
     everything = np.ones(len(truth), bool), np.ones(len(pred), bool)
     scope = make_scope(pairs, truth.ignored, *everything, strata)
-    rows = rows_of(truth, pred, scope, match(scope.pairs, PQ_IOU, strict=True))
+    rows = rows_of(listing_of(truth), listing_of(pred), scope, match(scope.pairs, PQ_IOU, strict=True))
     whole = tuple(tallies(scope, thresholds))
     comparison = Comparison(
         name=name, group=group, strata=whole, classes={}, detections=_detections(pairs, pred, truth), rows=rows

@@ -51,7 +51,7 @@ def draw_figure(evaluation: Evaluation, path: Path, image: Path | None = None) -
         axes[0].set_axis_off()
     else:
         _draw_overlay(axes[0], evaluation.shown, image)
-    _draw_sizes(axes[1], by_size(evaluation.rows.values()))
+    _draw_sizes(axes[1], by_size(evaluation.rows.values()), "area, px" if evaluation.along_z is None else "volume, voxels")
     sheet.suptitle(_headline(evaluation))
     with publishing(path) as temporary:
         sheet.savefig(temporary, format="png", dpi=110, metadata={"Software": "seggeo"})
@@ -171,15 +171,15 @@ def _paint(picture: Picture, instances: Instances, window: Window, colour: tuple
     picture += weight * np.array(colour, np.float32)
 
 
-def _draw_sizes(axis: Any, sizes: BySize) -> None:
+def _draw_sizes(axis: Any, sizes: BySize, unit: str) -> None:
     place = np.arange(len(sizes.recall))
-    axis.bar(place - 0.2, sizes.recall, 0.38, color=_BLUE, label="recall, by area of the true object")
-    axis.bar(place + 0.2, sizes.precision, 0.38, color=_GREEN, label="precision, by area of the prediction")
+    axis.bar(place - 0.2, sizes.recall, 0.38, color=_BLUE, label="recall, by size of the true object")
+    axis.bar(place + 0.2, sizes.precision, 0.38, color=_GREEN, label="precision, by size of the prediction")
     for at, (n_true, n_pred) in enumerate(zip(sizes.n_true, sizes.n_pred, strict=True)):
         axis.text(at - 0.2, 0.01, str(n_true), ha="center", va="bottom", fontsize=7, rotation=90)
         axis.text(at + 0.2, 0.01, str(n_pred), ha="center", va="bottom", fontsize=7, rotation=90)
     edges = sizes.edges
     axis.set_xticks(place, [f"{low:.0f}–\n{high - 1:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)])
-    axis.set(ylim=(0, 1), xlabel="area, px", ylabel="share matched with IoU > 0.5")
+    axis.set(ylim=(0, 1), xlabel=unit, ylabel="share matched with IoU > 0.5")
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=2, frameon=False, fontsize=8)

@@ -1,13 +1,13 @@
 """What to compare with what: files, folders and COCO data sets, matched by the name of the image.
 
-1. `_side` makes one side of anything given: names of images, and how to read each.
+1. `_side` makes one side of anything given: names of images and volumes, and how to read each.
 2. `cases_of` pairs the two sides by name; two single images are a pair whatever they are called.
 3. `_read_pair` reads one pair on one grid: rasters and COCO bring theirs, polygons are drawn on the other side's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,11 +18,13 @@ from seggeo.errors import ConfigError, SourceError
 from seggeo.evaluation.groups import Groups
 from seggeo.evaluation.objects import ObjectSet, objects_of
 from seggeo.evaluation.options import Options
+from seggeo.evaluation.volume_inputs import VOLUME_LABELS, check_options, is_stack, is_volume, open_labels, open_stack
+from seggeo.evaluation.volume_labels import LabelVolume
 from seggeo.geometry import Frame
 from seggeo.instances import Instances
 from seggeo.io.annotations import Annotations, kind_of_labels, open_coco, read_annotations
 
-_LABELS = (".parquet", ".gpkg", ".fgb", ".geojson", ".gz", ".shp", ".tif", ".tiff", ".png", ".bmp")
+_LABELS = (".parquet", ".gpkg", ".fgb", ".geojson", ".gz", ".shp", ".tif", ".tiff", ".png", ".bmp", *VOLUME_LABELS)
 """Endings of label files; of one image in several formats the first is read: vector files keep scores and classes."""
 _ENDS = ("_objects", "_labels", "_label", "_masks", "_mask")
 _NOT_LABELS = ("_preview.png", "_provenance.json")
@@ -35,7 +37,9 @@ class Entry:
 
     needs_frame: bool
     read: Callable[[Frame | None], tuple[ObjectSet, tuple[str, ...]]]
-    """The objects on a grid, and remarks for the report."""
+    """The objects on a grid, and remarks for the report; of a volume a refusal."""
+    volume: Callable[[], LabelVolume] | None = None
+    """Opens the volume; None for an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +50,15 @@ class Case:
     group: str | None
     read: Callable[[], tuple[ObjectSet, ObjectSet, tuple[str, ...]]]
     """Prediction, truth and remarks."""
+    volumes: Callable[[], tuple[LabelVolume, LabelVolume]] | None = None
+    """Opens prediction and truth; None for images."""
 
 
 def cases_of(pred: Given, truth: Given, options: Options, frame: Frame | None = None) -> list[Case]:
     """Every image that is to be compared, in order of names.
 
     Args:
-        pred: File, folder, COCO json, label image `(h, w)`, `Instances`, or a list of the last two.
+        pred: File, folder, COCO json, label image `(h, w)` or volume `(z, h, w)`, `Instances`, or a list of the last two.
         truth: Likewise.
         options: How to read and pair them.
         frame: The grid for polygons where neither side has pixels and there is no picture.
@@ -62,20 +68,50 @@ def cases_of(pred: Given, truth: Given, options: Options, frame: Frame | None = 
         SourceError: Something cannot be read.
     """
     truth_path = truth if isinstance(truth, str | Path) else None
-    sides = _side(pred, options.pred_attribute, truth_path), _side(truth, options.attribute, None)
+    sides = (
+        _stack(pred) if is_stack(pred, truth, options) else _side(pred, options.pred_attribute, truth_path),
+        _stack(truth) if is_stack(truth, pred, options) else _side(truth, options.attribute, None),
+    )
     groups = Groups.read(options.groups, options.where) if options.groups else None
     pictures = _pictures(options.image)
     if all(len(side) == 1 for side in sides) and groups is None:
         (own,), (name,) = sides
         grid = _grid(pictures, name, frame)
-        return [Case(name=name, group=None, read=lambda: _read_pair(sides[0][own], sides[1][name], grid))]
+        volumes = _volumes(sides[0][own], sides[1][name], options)
+        return [Case(name=name, group=None, read=lambda: _read_pair(sides[0][own], sides[1][name], grid), volumes=volumes)]
     return [
         Case(
-            name=name, group=groups.of(name) if groups else None,
+            name=name, group=groups.of(name) if groups else None, volumes=_volumes(sides[0][name], sides[1][name], options),
             read=lambda name=name: _read_pair(sides[0][name], sides[1][name], _grid(pictures, name, frame)),  # type: ignore[misc]
         )
         for name in _common(*sides, groups, options.allow_missing)
     ]  # fmt: skip
+
+
+def _volumes(pred: Entry, truth: Entry, options: Options) -> Callable[[], tuple[LabelVolume, LabelVolume]] | None:
+    """How to open both sides where they are volumes."""
+    if pred.volume is None and truth.volume is None:
+        return None
+    if pred.volume is None or truth.volume is None:
+        kinds = ("an image", "a volume") if pred.volume is None else ("a volume", "an image")
+        raise ConfigError(
+            what=f"the prediction is {kinds[0]} and the truth {kinds[1]}", why="slices are compared with slices",
+            mend="give two volumes, or a folder with one mask for each slice",
+        )  # fmt: skip
+    check_options(options)
+    one, other = pred.volume, truth.volume
+    return lambda: (one(), other())
+
+
+def _stack(folder: Given) -> dict[str, Entry]:
+    return {_stem(Path(folder)): _volume(lambda: open_stack(Path(folder)))}
+
+
+def _volume(opener: Callable[[], LabelVolume]) -> Entry:
+    def read(_: Frame | None) -> tuple[ObjectSet, tuple[str, ...]]:
+        raise AssertionError("volumes are never read whole")
+
+    return Entry(needs_frame=False, read=read, volume=opener)
 
 
 def _common(pred: Mapping[str, Entry], truth: Mapping[str, Entry], groups: Groups | None, lax: bool) -> list[str]:
@@ -103,6 +139,8 @@ def _side(given: Given, attribute: str | None, dataset: str | Path | None) -> di
     """The images of one side by name."""
     if isinstance(given, str | Path):
         path = Path(given)
+        if is_volume(path):
+            return {_stem(path): _volume(lambda: open_labels(path))}
         if path.is_dir():
             return {name: _file(p, attribute) for name, p in _folder(path, _LABELS).items()}
         if kind_of_labels(path) == "coco":
@@ -116,6 +154,8 @@ def _side(given: Given, attribute: str | None, dataset: str | Path | None) -> di
 
 
 def _memory(given: Given) -> Entry:
+    if is_volume(given):
+        return _volume(lambda: open_labels(given))
     if isinstance(given, ObjectSet):
         objects = given
     elif isinstance(given, Annotations):
@@ -125,13 +165,16 @@ def _memory(given: Given) -> Entry:
     else:
         raise ConfigError(
             what=f"a {type(given).__name__} to evaluate",
-            why="it takes a path, a label image (h, w), Instances, or a list of the last two",
+            why="it takes a path, a label image (h, w) or volume (z, h, w), Instances, or a list of these",
             mend="pass numpy integers",
         )
     return Entry(needs_frame=False, read=lambda _: (objects, ()))
 
 
 def _file(path: Path, attribute: str | None) -> Entry:
+    if is_volume(path):
+        return _volume(lambda: open_labels(path))
+
     def read(frame: Frame | None) -> tuple[ObjectSet, tuple[str, ...]]:
         found = read_annotations(path, frame, attribute=attribute)
         return _from_annotations(found), _remarks(path, found)
@@ -251,9 +294,3 @@ def _read_pair(
         b, said_b = truth.read(None)
         a, said_a = pred.read(b.frame if pred.needs_frame else None)
     return a, b, said_a + said_b
-
-
-def read_all(cases: Sequence[Case]) -> Iterator[tuple[Case, ObjectSet, ObjectSet, tuple[str, ...]]]:
-    """Each case with its objects, read when asked for."""
-    for case in cases:
-        yield (case, *case.read())

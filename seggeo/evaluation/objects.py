@@ -43,7 +43,7 @@ class ObjectSet:
             raise GeometryError(
                 what=f"objects in {len(np.unique(self.instances.z))} slices of a volume",
                 why="evaluate compares one image with one image",
-                mend="compare slice by slice",
+                mend="give the label volume, a file or an array (z, row, col)",
             )
         if n and not 0 <= int(self.instances.label.min()) <= int(self.instances.label.max()) < len(self.classes):
             raise GeometryError(

@@ -32,6 +32,10 @@ class Options:
     """`column=value` of that CSV: only these images are compared."""
     allow_missing: bool = False
     """True: compare the images that both sides have, and leave out the rest."""
+    stack: bool = False
+    """True: a folder is one volume with a mask for each slice, and not a data set."""
+    link_gap: int = 2
+    """Slices of a volume without the object that are no break of its id."""
 
     def __post_init__(self) -> None:
         t = self.thresholds
@@ -41,6 +45,8 @@ class Options:
                 why="they are least IoUs: above 0, up to 1, each once, ascending",
                 mend="use --threshold 0.5,0.75",
             )
+        if self.link_gap < 0:
+            raise ConfigError(what=f"--link-gap {self.link_gap}", why="it counts slices", mend="use 0 or more")
         if self.where is not None and (self.groups is None or "=" not in self.where):
             raise ConfigError(
                 what=f"--where {self.where}", why="it picks rows of the CSV of --groups by column=value",

@@ -13,6 +13,8 @@ from seggeo.evaluation.objects import ObjectSet
 from seggeo.evaluation.rows import Rows
 from seggeo.evaluation.scores import Scores, mean_over_classes, means_of, scores_of
 from seggeo.evaluation.tally import Tally, nothing
+from seggeo.evaluation.volume import VolumeComparison
+from seggeo.evaluation.volume_scores import VolumeScores, volume_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,15 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeResult:
+    """What one volume of a data set has and no image."""
+
+    scores: VolumeScores
+    pq_by_slice: tuple[float, ...]
+    """Panoptic quality of the cross-sections of each slice; NaN where neither side has any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """How good a result is."""
 
@@ -71,7 +82,11 @@ class Evaluation:
     rows: Mapping[str, tuple[Rows, Rows]]
     """By image: a row for every object of truth and prediction."""
     shown: Shown | None
-    """None when there was no image."""
+    """None when there was no image. Of volumes it is the slice with the most errors."""
+    along_z: VolumeScores | None = None
+    """Of all volumes together; None for images, and otherwise whatever counts pixels counts voxels."""
+    volumes: Mapping[str, VolumeResult] = field(default_factory=dict)
+    """By name; empty for images."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; NaN, a ratio of nothing to nothing, is null."""
@@ -84,11 +99,17 @@ class Evaluation:
             },
             "seams": {name: _scores(s) for name, s in self.seams.items()},
             "coco": None if self.coco is None else asdict(self.coco),
-            "per_image": [{"name": i.name, "group": i.group, **_scores(i.scores)} for i in self.images],
+            "per_image": [{"name": i.name, "group": i.group, **_scores(i.scores), **self._of(i.name)} for i in self.images],
             "notes": list(self.notes),
         }  # fmt: skip
+        if self.along_z is not None:
+            values |= {"unit": "voxels", "along_z": asdict(self.along_z)}
         plain: dict[str, Any] = _without_nan(values)
         return plain
+
+    def _of(self, name: str) -> dict[str, Any]:
+        found = self.volumes.get(name)
+        return {} if found is None else {"along_z": asdict(found.scores), "pq_by_slice": list(found.pq_by_slice)}
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
@@ -103,6 +124,10 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _volume_result(found: VolumeComparison) -> VolumeResult:
+    return VolumeResult(scores=volume_scores(found.tally), pq_by_slice=tuple(s.pq for s in found.sections))
 
 
 @dataclass(slots=True)
@@ -121,6 +146,7 @@ class Collector:
     shown: Shown | None = None
     errors: int = -1
     """Misses and false alarms of the image shown."""
+    volumes: list[VolumeComparison] = field(default_factory=list)
 
     def add(self, comparison: Comparison, pred: ObjectSet, truth: ObjectSet, remarks: Iterable[str]) -> None:
         """Take in one image."""
@@ -135,6 +161,21 @@ class Collector:
             self.errors = errors
             self.shown = Shown(name=comparison.name, pred=pred, truth=truth, rows=comparison.rows)
 
+    def add_volume(self, found: VolumeComparison, remarks: Iterable[str]) -> None:
+        """Take in one volume."""
+        own = found.objects
+        self.comparisons.append(own)
+        self.volumes.append(found)
+        for names in self.names:
+            names.update(own.classes)
+        self.unscored += own.whole.n_pred > 0
+        self.notes.update(dict.fromkeys(remarks))
+        errors = int(own.whole.fp[0] + own.whole.fn[0])
+        if errors > self.errors:
+            self.errors = errors
+            worst = found.worst
+            self.shown = Shown(name=f"{own.name}, slice {worst.z}", pred=worst.pred, truth=worst.truth, rows=worst.rows)
+
     def finish(self) -> Evaluation:
         """The report."""
         images = tuple(
@@ -145,8 +186,15 @@ class Collector:
             thresholds=self.thresholds, pooled=self._pooled([c.whole for c in self.comparisons]),
             mean=means_of([i.scores for i in images]), classes=classes, class_mean=mean_over_classes(classes),
             groups=self._groups(images), seams=self._seams(), coco=self._coco(), images=images, notes=tuple(self.notes),
-            rows={c.name: c.rows for c in self.comparisons}, shown=self.shown,
+            rows={c.name: c.rows for c in self.comparisons}, shown=self.shown, along_z=self._along_z(),
+            volumes={v.objects.name: _volume_result(v) for v in self.volumes},
         )  # fmt: skip
+
+    def _along_z(self) -> VolumeScores | None:
+        if not self.volumes:
+            return None
+        first, *rest = (v.tally for v in self.volumes)
+        return volume_scores(sum(rest, start=first))
 
     def _pooled(self, parts: Iterable[Tally]) -> Scores:
         return scores_of(sum(parts, start=nothing(len(self.thresholds))), self.thresholds)

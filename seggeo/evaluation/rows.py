@@ -45,12 +45,37 @@ class Rows:
     """Objects of the other side that are pieces of this one: two or more are a split (truth) or a merge (pred)."""
     near_seam: NDArray[np.bool_] | None
     """None when no run was named."""
+    slices: IntArray | None = None
+    """First slice of each object and one past its last, `(n, 2)`; None for images. Areas of a volume are in voxels."""
 
     def __len__(self) -> int:
         return len(self.id)
 
 
-def rows_of(truth: ObjectSet, pred: ObjectSet, scope: Scope, matched: IntArray) -> tuple[Rows, Rows]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What rows tell of the objects of one side, whatever their masks are; arrays `(n,)`."""
+
+    classes: tuple[str, ...]
+    scored: bool
+    id: IntArray
+    label: NDArray[np.int32]
+    score: NDArray[np.float32]
+    box: NDArray[np.int32]
+    ignored: NDArray[np.bool_]
+    slices: IntArray | None = None
+
+
+def listing_of(objects: ObjectSet) -> Listing:
+    """The listing of the objects of an image."""
+    own = objects.instances
+    return Listing(
+        classes=objects.classes, scored=objects.scored, id=objects.ids, label=own.label, score=own.score, box=own.box,
+        ignored=objects.ignored,
+    )  # fmt: skip
+
+
+def rows_of(truth: Listing, pred: Listing, scope: Scope, matched: IntArray) -> tuple[Rows, Rows]:
     """Rows of both sides after matching all classes together.
 
     Args:
@@ -63,9 +88,9 @@ def rows_of(truth: ObjectSet, pred: ObjectSet, scope: Scope, matched: IntArray) 
     truth_outcome[pairs.truth[matched]] = HIT
     pred_outcome = np.where(false_alarms(scope, matched), FALSE_ALARM, IGNORED).astype(np.uint8)
     pred_outcome[pairs.pred[matched]] = HIT
-    partner_of_truth, partner_of_pred = np.full(len(truth), NOBODY), np.full(len(pred), NOBODY)
-    partner_of_truth[pairs.truth[matched]] = pred.ids[pairs.pred[matched]]
-    partner_of_pred[pairs.pred[matched]] = truth.ids[pairs.truth[matched]]
+    partner_of_truth, partner_of_pred = np.full(len(truth.id), NOBODY), np.full(len(pred.id), NOBODY)
+    partner_of_truth[pairs.truth[matched]] = pred.id[pairs.pred[matched]]
+    partner_of_pred[pairs.pred[matched]] = truth.id[pairs.truth[matched]]
     truth_iou, pred_iou = _ious(pairs, matched)
     near = (None, None) if scope.strata == 1 else (scope.truth_stratum == 1, scope.pred_stratum == 1)
     return (
@@ -77,12 +102,11 @@ def rows_of(truth: ObjectSet, pred: ObjectSet, scope: Scope, matched: IntArray) 
 _Rest = tuple[IntArray, NDArray[np.float32], IntArray, "NDArray[np.bool_] | None"]
 
 
-def _rows(side: str, objects: ObjectSet, area: IntArray, outcome: NDArray[np.uint8], rest: _Rest) -> Rows:
-    instances = objects.instances
+def _rows(side: str, objects: Listing, area: IntArray, outcome: NDArray[np.uint8], rest: _Rest) -> Rows:
     return Rows(
-        side=side, classes=objects.classes, scored=objects.scored, id=objects.ids, label=instances.label,
-        score=instances.score, area=area, box=instances.box, outcome=outcome, partner=rest[0], iou=rest[1], pieces=rest[2],
-        near_seam=rest[3],
+        side=side, classes=objects.classes, scored=objects.scored, id=objects.id, label=objects.label,
+        score=objects.score, area=area, box=objects.box, outcome=outcome, partner=rest[0], iou=rest[1], pieces=rest[2],
+        near_seam=rest[3], slices=objects.slices,
     )  # fmt: skip
 
 
@@ -127,14 +151,18 @@ def _table(name: str, rows: Rows):  # type: ignore[no-untyped-def]  # noqa: ANN2
     def named(codes: NDArray[np.integer], names: tuple[str, ...]) -> pa.Array:
         return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names, pa.string())).cast(pa.string())
 
+    own = {
+        "image": named(np.zeros(n, np.int32), (name,)), "side": named(np.zeros(n, np.int32), (rows.side,)),
+        "id": rows.id, "class": named(rows.label, rows.classes),
+        "score": pa.array(rows.score) if rows.scored else pa.nulls(n, pa.float32()),
+    }  # fmt: skip
+    place = {"row": (rows.box[:, 0] + rows.box[:, 2]) / 2, "col": (rows.box[:, 1] + rows.box[:, 3]) / 2}
+    fate = {
+        "outcome": named(rows.outcome, OUTCOMES), "partner": pa.array(rows.partner, mask=rows.partner == NOBODY),
+        "iou": rows.iou, "pieces": rows.pieces,
+    }  # fmt: skip
+    if rows.slices is not None:
+        first, stop = rows.slices.T
+        return pa.table({**own, "voxels": rows.area, "first_slice": first, "last_slice": stop - 1, **place, **fate})
     seam = pa.nulls(n, pa.bool_()) if rows.near_seam is None else pa.array(rows.near_seam)
-    return pa.table(
-        {
-            "image": named(np.zeros(n, np.int32), (name,)), "side": named(np.zeros(n, np.int32), (rows.side,)),
-            "id": rows.id, "class": named(rows.label, rows.classes),
-            "score": pa.array(rows.score) if rows.scored else pa.nulls(n, pa.float32()), "area_px": rows.area,
-            "row": (rows.box[:, 0] + rows.box[:, 2]) / 2, "col": (rows.box[:, 1] + rows.box[:, 3]) / 2,
-            "outcome": named(rows.outcome, OUTCOMES), "partner": pa.array(rows.partner, mask=rows.partner == NOBODY),
-            "iou": rows.iou, "pieces": rows.pieces, "near_seam": seam,
-        }
-    )  # fmt: skip
+    return pa.table({**own, "area_px": rows.area, **place, **fate, "near_seam": seam})

@@ -19,7 +19,7 @@ class BySize:
     """Shares of hits in bins of area with about equally many true objects, small ones first; arrays `(bins,)`."""
 
     edges: NDArray[np.float64]
-    """Areas in px, `(bins + 1,)`; an object belongs to a bin from its lower edge up to, not including, the upper one."""
+    """Areas in px, volumes in voxels, `(bins + 1,)`; a bin goes from its lower edge up to, not including, the upper one."""
     recall: NDArray[np.float64]
     """NaN where no true object is."""
     precision: NDArray[np.float64]

@@ -7,6 +7,7 @@ from math import isnan
 
 from seggeo.evaluation.report import Evaluation
 from seggeo.evaluation.scores import Scores
+from seggeo.evaluation.volume_scores import VolumeScores
 
 _COLUMNS = ("true", "pred", "PQ", "SQ", "RQ", "mAP", "AP50", "F1@50", "AJI", "AJI+", "count", "splits", "merges")
 _NAME = 24
@@ -36,6 +37,8 @@ def lines(evaluation: Evaluation) -> Iterator[str]:
     yield ""
     yield from _thresholds(evaluation.pooled)
     yield from _coco(evaluation)
+    if evaluation.along_z is not None:
+        yield from _along_z(evaluation.along_z, evaluation.pooled)
     yield from (f"note: {note}" for note in evaluation.notes)
 
 
@@ -65,6 +68,27 @@ def _coco(evaluation: Evaluation) -> Iterator[str]:
     if coco is not None:
         sizes = f"small {_ratio(coco.ap_small)}, medium {_ratio(coco.ap_medium)}, large {_ratio(coco.ap_large)}"
         yield f"COCO AP from scores: {_ratio(coco.ap)} (AP50 {_ratio(coco.ap50)}, AP75 {_ratio(coco.ap75)}; {sizes})"
+
+
+def _along_z(z: VolumeScores, whole: Scores) -> Iterator[str]:
+    yield ""
+    yield f"in voxels; along z over {z.slices} slices:"
+    yield f"  slices of an object   true {_number(z.slices_true)}, predicted {_number(z.slices_pred)}"
+    yield (
+        f"  PQ                    slice by slice {_ratio(z.slice_pq)} (SQ {_ratio(z.slice_sq)}, RQ {_ratio(z.slice_rq)}), "
+        + (f"linked {_ratio(whole.pq)}")
+    )
+    yield f"  linking               {z.splits} true objects split along z, {z.merges} predictions merge several along z"
+    pieces = f"in several pieces: {z.loose_ids} and {z.loose_ids_true}"
+    yield f"  ids in several places {z.reused_ids} predicted, {z.reused_ids_true} true ({pieces})"
+    yield f"  SEG                   {_ratio(z.seg)}"
+    yield f"  VI                    {_ratio(z.vi_split)} bits of splits, {_ratio(z.vi_merge)} of merges"
+    parts = f"precision {_ratio(z.rand_precision)}, recall {_ratio(z.rand_recall)}"
+    yield f"  adapted Rand error    {_ratio(z.rand_error)} ({parts})"
+
+
+def _number(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.1f}"
 
 
 def _row(name: str, cells: tuple[str, ...]) -> str:

@@ -114,10 +114,11 @@ def check_inside(window: Window, z: int, frame: Frame, what: str) -> None:
     Raises:
         GeometryError: It lies in another slice, or not wholly in `frame`.
     """
-    if z != 0 or not frame.window.contains(window):
+    if not 0 <= z < frame.depth or not frame.window.contains(window):
+        slices = "one slice" if frame.depth == 1 else f"{frame.depth} slices"
         raise GeometryError(
             what=f"slice {z}, {window} is outside the {what}",
-            why=f"it is one slice of {frame.height} x {frame.width} pixels",
+            why=f"it is {slices} of {frame.height} x {frame.width} pixels",
             mend="take windows from a TileGrid of its frame",
         )
 

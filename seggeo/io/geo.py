@@ -117,7 +117,7 @@ class RasterSource:
         with self._lock:
             return self._pixels(self._view.read(window), window, self._aoi)
 
-    def is_empty(self, window: Window) -> bool:
+    def is_empty(self, window: Window, z: int = 0) -> bool:
         """True when it is known without decoding that no pixel of a window is valid."""
         with self._lock:
             outside = self._aoi is not None and self._aoi.is_empty(window)

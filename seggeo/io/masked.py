@@ -35,7 +35,7 @@ class MaskedSource:
         pixels = self._source.read(window, z)
         return Pixels(data=pixels.data, valid=pixels.valid & self.tissue.read(window))
 
-    def is_empty(self, window: Window) -> bool:
+    def is_empty(self, window: Window, z: int = 0) -> bool:
         """True when it is known without decoding that no pixel of a window is valid."""
         return self.tissue.is_empty(window) or bool(self._source.is_empty(window))
 

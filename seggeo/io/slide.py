@@ -144,7 +144,7 @@ class SlideSource:
         check_inside(window, z, self.frame, "slide")
         return self._pixels((self._grid.resampled or self._grid.level).pixels(window), window, self._aoi)
 
-    def is_empty(self, window: Window) -> bool:
+    def is_empty(self, window: Window, z: int = 0) -> bool:
         """True when it is known without decoding that no pixel of a window is valid."""
         grid = self._grid
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -17,9 +19,9 @@ Slicer = Callable[[slice, slice, tuple[int, ...]], NDArray[Any]]
 """Rows, columns and channels (0-based) of one level, as `(h, w, c)`."""
 READ_ERRORS = (
     ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NotImplementedError, OSError,
-    RuntimeError, TypeError, ValueError, struct.error,
+    RuntimeError, TypeError, ValueError, struct.error, zlib.error, lzma.LZMAError,
 )  # fmt: skip
-"""What reading a damaged file can raise in tifffile, imagecodecs and zarr; their own kinds derive from these."""
+"""What reading a damaged file can raise in tifffile, imagecodecs, zarr and nibabel."""
 LARGEST_BLOCK = 512
 _PAGE_AXES = {"Z": "z-slices", "T": "time points", "A": "angles", "H": "lifetimes", "P": "positions", "M": "mosaic tiles"}
 

@@ -129,9 +129,8 @@ def _is_microscope(tif: Any, path: str) -> bool:
     if any(getattr(tif, f"is_{kind}") for kind in _MICROSCOPES):
         return True
     page = tif.pages[0]
-    named = any(tag in page.tags for tag in _GEO_TAGS) or any(os.path.lexists(_beside(path, end)) for end in _SIDE_FILES)
     gray_or_rgb = (page.photometric, page.samplesperpixel) in {(1, 1), (2, 3), (6, 3)}
-    if named or not gray_or_rgb:
+    if has_place(page, path) or not gray_or_rgb:
         return False
     from seggeo.io.slide_tiff_layout import choose_pages
     from seggeo.io.slide_tiff_text import tag_claims
@@ -140,6 +139,11 @@ def _is_microscope(tif: Any, path: str) -> bool:
     if any(int(p.subfiletype) & 4 or int(p.imagelength) == int(page.imagelength) for p in others):
         return False
     return bool(tag_claims(page)) or len(choose_pages(tif, "TIFF", path).images) > 1
+
+
+def has_place(page: Any, path: str) -> bool:
+    """True when the tags of a TIFF or a file beside it say where it lies on the ground."""
+    return any(tag in page.tags for tag in _GEO_TAGS) or any(os.path.lexists(_beside(path, end)) for end in _SIDE_FILES)
 
 
 def _of_tiff(path: str, question: Any) -> bool:

@@ -30,13 +30,17 @@ _STRIP_BYTES = 192 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plane:
+class TiffPlane:
     """Where the blocks of one page lie."""
 
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     tables: bytes | None
     """JPEG tables that all its tiles share."""
+
+    def has(self, index: int) -> bool:
+        """True for a block that was written."""
+        return bool(self.counts[index] != 0 and self.offsets[index] != 0)
 
 
 def open_tiff(path: str, name: str) -> Pyramid:
@@ -67,7 +71,7 @@ class TiffPyramid:
         self._name = name
         self._images = images
         self._decoders = [image.keyframe.decode for image in images]
-        self._planes = [tuple(_plane(page, image.keyframe) for page in image.planes) for image in images]
+        self._planes = [tuple(plane_of(page, image.keyframe) for page in image.planes) for image in images]
         self._bytes = FileBytes(path)
 
     def block(self, level: int, row: int, col: int, channels: tuple[int, ...]) -> Block | None:
@@ -107,15 +111,13 @@ class TiffPyramid:
         image = self.facts.levels[level]
         down, across = (-(-n // b) for n, b in zip(image.shape, image.block, strict=True))
         index = (sample * down + row) * across + col
-        if plane is None or plane.counts[index] == 0 or plane.offsets[index] == 0:
+        if plane is None or not plane.has(index):
             return None
         keyframe = self._images[level].keyframe
         try:
             raw = self._bytes.read(int(plane.counts[index]), int(plane.offsets[index]))
             check_claim(raw, int(keyframe.compression), image.block)
-            tables = {"jpegtables": plane.tables, "jpegheader": keyframe.jpegheader} if plane.tables is not None else {}
-            values, _, shape = self._decoders[level](raw, index, **tables)
-            return _colours(values[0, : shape[1], : shape[2]], keyframe)
+            return decode_block(raw, index, keyframe=keyframe, decoder=self._decoders[level], tables=plane.tables)
         except READ_ERRORS as error:
             where = f" in block {row}, {col} of level {level}"
             raise damaged_slide(self._name, error, where) from error
@@ -126,7 +128,7 @@ def _as_blocks(tif: Any, path: str, layout: TiffLayout, name: str) -> TiffPyrami
     size = os.path.getsize(path)
     for image in layout.images:
         _check_complete(image, size, name)
-        _check_decoder(image, name)
+        check_decoder(image.keyframe, name)
     if facts.levels[0].missing is not None and facts.levels[0].missing.all():
         raise SourceError(what=f"{name} has no pixels", why="none of its blocks was ever written", mend="export it again")
     return TiffPyramid(tif, path, facts=facts, images=layout.images, name=name)
@@ -140,7 +142,7 @@ def _as_arrays(tif: Any, path: str, layout: TiffLayout, name: str) -> ArrayPyram
     dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
     needed = series.dataoffset + int(np.prod(series.shape, dtype=np.int64)) * dtype.itemsize
     if needed > os.path.getsize(path):
-        raise _cut_off(name, os.path.getsize(path), needed)
+        raise cut_off(name, os.path.getsize(path), needed)
     mapped = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
     shape = layout.images[0].shape
     level = PyramidLevel(shape=shape, downsample=(1.0, 1.0), block=array_block(shape, None))
@@ -188,13 +190,17 @@ def _check_complete(image: TiffImage, size: int, name: str) -> None:
         if page is not None:
             ends = np.asarray(page.dataoffsets, np.uint64) + np.asarray(page.databytecounts, np.uint64)
             if int(ends.max(initial=0)) > size:
-                raise _cut_off(name, size, int(ends.max()))
+                raise cut_off(name, size, int(ends.max()))
 
 
-def _check_decoder(image: TiffImage, name: str) -> None:
-    """Refuse a level of which no tile could be decoded; tifffile's decoder says so when it is asked for nothing."""
+def check_decoder(keyframe: Any, name: str) -> None:
+    """Refuse pages of which no tile could be decoded; tifffile's decoder says so when it is asked for nothing.
+
+    Raises:
+        SourceError: None could.
+    """
     try:
-        image.keyframe.decode(None, 0)
+        keyframe.decode(None, 0)
     except (NotImplementedError, ValueError) as error:
         raise SourceError(
             what=f"{name} cannot be decoded",
@@ -203,7 +209,8 @@ def _check_decoder(image: TiffImage, name: str) -> None:
         ) from error
 
 
-def _cut_off(name: str, size: int, needed: int) -> SourceError:
+def cut_off(name: str, size: int, needed: int) -> SourceError:
+    """The refusal of a file that ends before its last block."""
     return SourceError(
         what=f"{name} is cut off: it has {size} bytes and should have at least {needed}",
         why="some of its blocks lie beyond its end",
@@ -211,11 +218,23 @@ def _cut_off(name: str, size: int, needed: int) -> SourceError:
     )
 
 
-def _plane(page: Any, keyframe: Any) -> _Plane | None:
+def decode_block(raw: bytes, index: int, *, keyframe: Any, decoder: Any, tables: bytes | None) -> NDArray[Any]:
+    """One tile or strip of these bytes, `(h, w, samples)`, cut at the image; `decoder` is `keyframe.decode`.
+
+    Raises:
+        One of `READ_ERRORS`: It is damaged.
+    """
+    shared = {"jpegtables": tables, "jpegheader": keyframe.jpegheader} if tables is not None else {}
+    values, _, shape = decoder(raw, index, **shared)
+    return _colours(values[0, : shape[1], : shape[2]], keyframe)
+
+
+def plane_of(page: Any, keyframe: Any) -> TiffPlane | None:
+    """Where the blocks of a page lie; None for one that is not in the file."""
     if page is None:
         return None
     tables = (page.jpegtables or b"") if keyframe.compression in _JPEG else None
-    return _Plane(
+    return TiffPlane(
         offsets=np.asarray(page.dataoffsets, np.int64), counts=np.asarray(page.databytecounts, np.int64), tables=tables
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ def tiff_facts(tif: Any, layout: TiffLayout, levels: tuple[PyramidLevel, ...], n
     """
     first = layout.images[0]
     keyframe = first.keyframe
-    _check_kind(keyframe, name)
+    check_kind(keyframe, name)
     images = ome_images(tif.ome_metadata, name) if tif.is_ome else []
     ome = pick_ome(images, first.shape, layout.index)
     if ome is not None and len(ome.files) > 1:
@@ -88,7 +88,12 @@ def _channel_names(tif: Any, ome: OmeImage | None, count: int, *, is_rgb: bool) 
     return tuple(text or f"band {i}" for i, text in enumerate(names, 1))
 
 
-def _check_kind(page: Any, name: str) -> None:
+def check_kind(page: Any, name: str) -> None:
+    """Refuse pixels that are neither gray values nor colours, or are packed in a way that nothing here knows.
+
+    Raises:
+        SourceError: They are.
+    """
     if int(page.compression) not in _COMPRESSIONS:
         raise SourceError(
             what=f"{name} is compressed by method {int(page.compression)}",

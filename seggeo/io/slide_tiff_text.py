@@ -26,6 +26,8 @@ class OmeImage:
     """Name of each channel, empty where it has none."""
     mpp: tuple[float | None, float | None]
     """Micrometres along rows and columns."""
+    slice_um: float | None
+    """Micrometres between two slices."""
     files: frozenset[str]
     """Identifiers of the files its planes lie in."""
 
@@ -39,14 +41,14 @@ def aperio_claims(description: str) -> tuple[Claim, ...]:
 
 def tag_claims(page: Any) -> tuple[Claim, ...]:
     """The claim of a page's XResolution and YResolution in their unit."""
-    cols, rows = (_rational(page.tags.valueof(tag)) for tag in (282, 283))
+    cols, rows = (rational(page.tags.valueof(tag)) for tag in (282, 283))
     unit = _UNIT_UM.get(int(page.tags.valueof(_RESOLUTION_UNIT, 1) or 1))
     return () if cols is None or rows is None else tiff_claim(rows, cols, unit)
 
 
 def imagej_claims(metadata: Mapping[str, Any], page: Any) -> tuple[Claim, ...]:
     """The claim of an ImageJ file: resolution tags in the unit that its text names."""
-    cols, rows = (_rational(page.tags.valueof(tag)) for tag in (282, 283))
+    cols, rows = (rational(page.tags.valueof(tag)) for tag in (282, 283))
     unit = to_um(1.0, str(metadata.get("unit", "")))
     return () if cols is None or rows is None else tiff_claim(rows, cols, unit)
 
@@ -86,14 +88,15 @@ def ome_claims(image: OmeImage | None) -> tuple[Claim, ...]:
 
 
 def _ome_image(pixels: ElementTree.Element) -> OmeImage:
-    sizes = [number(pixels.get(f"PhysicalSize{axis}")) for axis in "YX"]
-    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"]
-    rows, cols = (to_um(size, unit) for size, unit in zip(sizes, units, strict=True))
+    sizes = [number(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"]
+    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"]
+    slices, rows, cols = (to_um(size, unit) for size, unit in zip(sizes, units, strict=True))
     files = [node.text or "" for data in _children(pixels, "TiffData") for node in _children(data, "UUID")]
     return OmeImage(
         shape=(int(number(pixels.get("SizeY")) or 0), int(number(pixels.get("SizeX")) or 0)),
         channels=tuple(channel.get("Name") or "" for channel in _children(pixels, "Channel")),
         mpp=(rows, cols),
+        slice_um=slices,
         files=frozenset(files),
     )
 
@@ -103,7 +106,7 @@ def _children(node: ElementTree.Element, name: str) -> list[ElementTree.Element]
     return [child for child in node if child.tag.rpartition("}")[2] == name]
 
 
-def _rational(value: Any) -> float | None:
+def rational(value: Any) -> float | None:
     """A TIFF rational, or what tifffile made of it."""
     if isinstance(value, tuple) and len(value) == 2:
         above, below = (number(v) for v in value)

@@ -14,6 +14,7 @@ from seggeo.io.channels import are_colours
 from seggeo.io.mpp import Claim, claim, to_um
 from seggeo.io.slide_array import READ_ERRORS, ArrayPyramid, array_block, array_slicer, check_axes
 from seggeo.io.slide_pyramid import PyramidLevel, SlideFacts, check_block_bytes, damaged_slide
+from seggeo.io.zarr_guard import guarded
 
 _MARKS = (".zattrs", ".zgroup", "zarr.json")
 
@@ -34,7 +35,7 @@ def open_zarr(path: str, name: str) -> ArrayPyramid:
     except ImportError as error:
         raise SourceError(what=f"{name} needs zarr", why=str(error), mend='pip install "seggeo[slides]"') from error
     try:
-        group = zarr.open_group(path, mode="r")
+        group = zarr.open_group(guarded(path), mode="r")
         return _open(group, name)
     except SourceError:
         raise
@@ -47,13 +48,9 @@ def _open(group: Any, name: str) -> ArrayPyramid:
     attributes = attributes.get("ome", attributes)
     images = attributes.get("multiscales")
     if not images:
-        raise SourceError(
-            what=f"{name} is a Zarr group without an image",
-            why="it has no multiscales metadata" + _inside(attributes),
-            mend="give the folder of one image, for example PLATE.zarr/A/1/0",
-        )
-    arrays = [group[_safe(str(data["path"]), name)] for data in images[0]["datasets"]]
-    axes = _axes(images[0], arrays[0].ndim)
+        raise no_image(attributes, name)
+    arrays = [group[safe_path(str(data["path"]), name)] for data in images[0]["datasets"]]
+    axes = axes_of(images[0], arrays[0].ndim)
     check_axes(axes, arrays[0].shape, name)
     levels = tuple(_level(array, arrays[0], axes, name) for array in arrays)
     steps, factors = _scales(images[0])
@@ -61,26 +58,50 @@ def _open(group: Any, name: str) -> ArrayPyramid:
         kind=f"OME-Zarr {attributes.get('version', images[0].get('version', ''))}".strip(),
         levels=tuple(_with_scale(level, step, steps[0], axes) for level, step in zip(levels, steps, strict=True)),
         dtype=np.dtype(arrays[0].dtype).newbyteorder("="),
-        channels=_channels(attributes, arrays[0].shape[axes.index("C")] if "C" in axes else 1),
-        is_rgb=_is_rgb(attributes, arrays[0], axes),
+        channels=channel_names(attributes, arrays[0].shape[axes.index("C")] if "C" in axes else 1),
+        is_rgb=is_camera(attributes, arrays[0], axes),
         claims=_claims(images[0], steps[0], factors),
         notes={"axes": axes},
     )
     return ArrayPyramid(facts, [array_slicer(array, axes) for array in arrays], name=name, close=group.store.close)
 
 
-def _safe(path: str, name: str) -> str:
+def safe_path(path: str, name: str) -> str:
+    """A path of the metadata that stays inside the group.
+
+    Raises:
+        SourceError: It does not.
+    """
     if path.startswith("/") or ".." in path.split("/"):
         raise SourceError(what=f"{name} is refused", why=f"its metadata name data outside it: {path}", mend="repair them")
     return path
 
 
-def _inside(attributes: Mapping[str, Any]) -> str:
+def check_codecs(array: Any, name: str) -> None:
+    """Refuse chunks that would be unpickled: a pickle can run any program.
+
+    Raises:
+        SourceError: They would.
+    """
+    described = array.metadata.to_dict()
+    codecs = [described.get("compressor"), *(described.get("filters") or ()), *(described.get("codecs") or ())]
+    if any("pickle" in str(codec).lower() for codec in codecs):
+        raise SourceError(
+            what=f"{name} is refused", why="its chunks are pickles, and a pickle can run any program", mend="do not use it"
+        )
+
+
+def no_image(attributes: Mapping[str, Any], name: str) -> SourceError:
+    """The refusal of a group without multiscales."""
     kinds = [kind for kind in ("plate", "well", "bioformats2raw.layout", "labels") if kind in attributes]
-    return f"; it is a {kinds[0].split('.')[0]}" if kinds else ""
+    return SourceError(
+        what=f"{name} is a Zarr group without an image",
+        why="it has no multiscales metadata" + (f"; it is a {kinds[0].split('.')[0]}" if kinds else ""),
+        mend="give the folder of one image, for example PLATE.zarr/A/1/0",
+    )
 
 
-def _axes(image: Mapping[str, Any], count: int) -> str:
+def axes_of(image: Mapping[str, Any], count: int) -> str:
     """One capital letter for each dimension."""
     axes = image.get("axes") or "tczyx"[-count:]
     return "".join(str(a["name"] if isinstance(a, Mapping) else a)[:1] for a in axes).upper()
@@ -96,6 +117,8 @@ def _level(array: Any, first: Any, axes: str, name: str) -> PyramidLevel:
             mend="write it again",
         )
     stored = getattr(array, "shards", None) or array.chunks
+    check_codecs(array, name)
+    array.store.watch(array)
     pixel_bytes = prod(stored) // (stored[y] * stored[x]) * array.dtype.itemsize
     check_block_bytes(
         PyramidLevel(shape=shape, downsample=(1.0, 1.0), block=(stored[y], stored[x])), pixel_bytes, name
@@ -127,13 +150,14 @@ def _with_scale(level: PyramidLevel, step: Sequence[float] | None, full: Sequenc
     return PyramidLevel(shape=level.shape, downsample=(stated[0], stated[1]), block=level.block)
 
 
-def _channels(attributes: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def channel_names(attributes: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Labels of the channels, numbers where they have none."""
     told = [str(channel.get("label") or "") for channel in (attributes.get("omero") or {}).get("channels") or ()]
     names = told if len(told) == count else [""] * count
     return tuple(text or f"band {i}" for i, text in enumerate(names, 1))
 
 
-def _is_rgb(attributes: Mapping[str, Any], array: Any, axes: str) -> bool:
+def is_camera(attributes: Mapping[str, Any], array: Any, axes: str) -> bool:
     """True for three channels of 8 bits that are red, green and blue."""
     if "C" not in axes or array.shape[axes.index("C")] != 3 or array.dtype != np.uint8:
         return False

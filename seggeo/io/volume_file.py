@@ -39,7 +39,7 @@ class VolumeFacts:
     times: int = 1
     """Volumes in time, of which one is read; 1 where there is one, or where time is itself the first axis."""
     matrix: tuple[Row, Row, Row]
-    """World from `(axis 0, axis 1, axis 2, 1)`, whole numbers are voxel centres; spacing on the diagonal where nothing is known."""
+    """World x, y, z from `(axis 0, axis 1, axis 2, 1)`, whole numbers are voxel centres; steps of 1 where nothing is known."""
     space: str = ""
     """RAS, LPS, or nothing for a microscope's own axes."""
     unit: str = "px"

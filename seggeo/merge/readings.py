@@ -79,6 +79,8 @@ class Lattice:
 
     side: int
     """Tiles along one side of a part."""
+    layers: int
+    """Slices in a part."""
     offsets: tuple[tuple[int, int], ...]
     """Steps (tile rows, tile columns) to the tiles whose windows can meet a tile's own."""
 
@@ -94,7 +96,7 @@ class Lattice:
             grid=grid, parts=parts, row_window=row_window, col_window=col_window,
             row_core=np.array([grid.row_core(r) for r in range(grid.rows)], np.int64),
             col_core=np.array([grid.col_core(c) for c in range(grid.cols)], np.int64),
-            side=parts.side, offsets=tuple(steps),
+            side=parts.side, layers=parts.layers, offsets=tuple(steps),
         )  # fmt: skip
 
     @property
@@ -105,7 +107,7 @@ class Lattice:
     def part(self, z: IntArray, row: IntArray, col: IntArray) -> IntArray:
         """Parts that hold tiles."""
         rows, cols = -(-self.grid.rows // self.side), -(-self.grid.cols // self.side)
-        return (z * rows + row // self.side) * cols + col // self.side
+        return (z // self.layers * rows + row // self.side) * cols + col // self.side
 
     def index(self, z: IntArray, row: IntArray, col: IntArray) -> IntArray:
         """Indices of tiles."""

@@ -12,7 +12,7 @@ a raster holds one id per pixel, and the part would be hidden otherwise. Vector 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from seggeo.errors import OutputError
 from seggeo.files import publishing
+from seggeo.instances import Objects
 from seggeo.output.batches import CHUNK, bounded
 from seggeo.output.cog import CogWriter
 from seggeo.output.pyramid import BLOCK, Block
@@ -61,8 +62,18 @@ def check_plane(result: Result, path: Path, kind: str) -> None:
 
 
 def drawn(result: Result) -> Iterator[tuple[int, int, Block]]:
-    """Row and column in the grid of blocks, and ids, of every block that holds an object, in row-major order."""
-    for row, band in _bands(result):
+    """The blocks of a plane: `drawn_objects` of all its objects."""
+    return drawn_objects(result.iter_objects(), exclusive=result.exclusive)
+
+
+def drawn_objects(batches: Iterable[Objects], *, exclusive: bool) -> Iterator[tuple[int, int, Block]]:
+    """Row and column in the grid of blocks, and ids, of every block that holds an object, in row-major order.
+
+    Args:
+        batches: Objects of one slice, each batch in order of first row, none above the first of the batch before it.
+        exclusive: True when they never share a pixel.
+    """
+    for row, band in _bands(_strokes(batches, exclusive=exclusive)):
         for col, block in _blocks(band, row * BLOCK):
             yield row, col, block
 
@@ -86,11 +97,11 @@ class _Strokes:
         return _Strokes(row=self.row[which], start=self.start[which], stop=self.stop[which], id=self.id[which], area=area)
 
 
-def _bands(result: Result) -> Iterator[tuple[int, list[_Strokes]]]:
+def _bands(drawing: Iterable[tuple[int, _Strokes]]) -> Iterator[tuple[int, list[_Strokes]]]:
     """Block rows from top to bottom, each with all strokes in it."""
     waiting: list[_Strokes] = []
     row = 0
-    for top, strokes in _strokes(result):
+    for top, strokes in drawing:
         while waiting and top >= (row + 1) * BLOCK:  # nothing that comes later can reach this band
             ready, waiting = _split(waiting, (row + 1) * BLOCK)
             yield row, ready
@@ -118,11 +129,11 @@ def _split(waiting: list[_Strokes], row_stop: int) -> tuple[list[_Strokes], list
     return above, below
 
 
-def _strokes(result: Result) -> Iterator[tuple[int, _Strokes]]:
+def _strokes(batches: Iterable[Objects], *, exclusive: bool) -> Iterator[tuple[int, _Strokes]]:
     """All objects as strokes, each batch with the row of its first."""
-    for objects in bounded(result.iter_objects()):
+    for objects in bounded(batches):
         spans = objects.instances.spans()
-        area = np.zeros(0, np.int64) if result.exclusive else objects.instances.area[spans.owner]
+        area = np.zeros(0, np.int64) if exclusive else objects.instances.area[spans.owner]
         yield (
             int(objects.instances.box[:, 0].min()),
             _Strokes(

@@ -4,49 +4,58 @@ The tiles are those of the label COG, byte for byte: `write_cog` makes them from
 holds ids of level 0 only. Here they are only copied into the other order: full resolution first, the smaller levels as its
 SubIFDs. Tiles without a cell take no space, either, but by other means: GIS readers take a tile of no bytes for background,
 TIFF itself does not know such tiles, and few readers of microscopy do. So all empty tiles are one and the same.
+
+Volumes have pages instead of levels: `ome_tiff_volume`.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 import tifffile
 
 from seggeo.files import publishing
-from seggeo.geometry import Frame
-from seggeo.output.features import provenance_text
 from seggeo.output.labels import write_cog
+from seggeo.output.ome_tiff_meta import labels_metadata, physical_sizes
+from seggeo.output.ome_tiff_volume import write_volume_tiff
 from seggeo.output.pyramid import BLOCK
+from seggeo.output.volume_labels import is_volume
 from seggeo.protocols import Result, SinkOptions
 
-_MICROMETRES = {"um": 1.0, "mm": 1e3, "m": 1e6}
 _EMPTY = zlib.compress(bytes(4 * BLOCK * BLOCK), 9)
 _BIG = 1 << 31
 """Bytes of tiles from which on the file is a BigTIFF: half of what a classic one could hold."""
 
 
 def write_ome_tiff(result: Result, path: Path, options: SinkOptions) -> Path:
-    """Write the ids of all cells as a uint32 OME-TIFF, deflate, tiles of 512 px, and return `path`.
+    """Write the ids of all objects as an OME-TIFF, deflate, tiles of 512 px, and return `path`.
 
-    Physical sizes are those of the work grid; an annotation (`seggeo`) holds the transform from its (col, row) to full
-    resolution. Same result, same bytes.
+    uint32; of a volume uint16 where it holds all ids, a page for each slice. Physical sizes are those of the work grid; an
+    annotation holds the transform from its (col, row) to full resolution, or a volume's placement. Same result, same bytes.
 
     Raises:
-        OutputError: The result has several slices, or `path` cannot be written.
+        OutputError: `path` cannot be written.
         ResourceError: The disk is full.
     """
     with publishing(path, options.scratch) as temporary:
-        blocks = write_cog(result, temporary.with_name("blocks.tif"), options)
-        with tifffile.TiffFile(blocks) as source:
-            _copy(source, temporary, _metadata(result))
-        blocks.unlink()
-        _fill(temporary)
+        if is_volume(result.frame):
+            write_volume_tiff(result, temporary)
+        else:
+            _write_plane(result, temporary, options)
     return path
+
+
+def _write_plane(result: Result, temporary: Path, options: SinkOptions) -> None:
+    blocks = write_cog(result, temporary.with_name("blocks.tif"), options)
+    row, col = result.frame.spacing[1:]
+    sizes = physical_sizes({"X": col, "Y": row}, result.frame.unit)
+    with tifffile.TiffFile(blocks) as source:
+        _copy(source, temporary, {"axes": "YX", **labels_metadata(result), **sizes})
+    blocks.unlink()
+    _fill(temporary)
 
 
 def _copy(source: tifffile.TiffFile, path: Path, metadata: dict[str, Any]) -> None:
@@ -92,18 +101,3 @@ def _read(source: tifffile.TiffFile, offset: int, count: int) -> bytes:
         return b""
     source.filehandle.seek(offset)
     return bytes(source.filehandle.read(count))
-
-
-def _metadata(result: Result) -> dict[str, Any]:
-    provenance = provenance_text(result)
-    about = {"transform": json.dumps(list(result.frame.transform)[:6]), "provenance": provenance}
-    uuid = uuid5(NAMESPACE_URL, f"seggeo:labels:{provenance}")
-    return {"axes": "YX", "UUID": f"urn:uuid:{uuid}", "Name": "instance id", "MapAnnotation": about, **_size(result.frame)}
-
-
-def _size(frame: Frame) -> dict[str, Any]:
-    if frame.unit not in _MICROMETRES:
-        return {}
-    row, col = (step * _MICROMETRES[frame.unit] for step in frame.spacing[1:])
-    unit = "\N{MICRO SIGN}m"
-    return {"PhysicalSizeX": col, "PhysicalSizeXUnit": unit, "PhysicalSizeY": row, "PhysicalSizeYUnit": unit}

@@ -1,45 +1,21 @@
-"""A picture of the result, screen size: outlines of all objects over the stretched scene, a scale bar and a caption.
-
-1. `_label_map` draws all ids at twice the resolution of the picture, from row intervals, batch by batch;
-2. `_overlay` finds outlines there and blends them, strip by strip, two by two pixels into one: smooth lines;
-3. `_footer` draws caption and bar below.
-
-Memory is that of the picture, not of the scene, and a million objects take seconds.
-"""
+"""A picture of the result, screen size: outlines of all objects over the stretched scene, a scale bar and a caption."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from seggeo.files import publishing
 from seggeo.geometry import Window
-from seggeo.instances import Objects
-from seggeo.output.batches import bounded
-from seggeo.output.scalebar import ScaleBar, scale_bar
+from seggeo.output.overlay import Picture, caption_of, footer_of, label_map, overlay, pen_for
+from seggeo.output.scalebar import scale_bar
 from seggeo.protocols import Result
-
-Picture = NDArray[np.uint8]
 
 _MOST = 1600  # px of the longer side: a full screen
 _ENLARGE = 4  # at most, for small scenes
-_FINE = 2  # label pixels along one picture pixel
-_STRIP = 128  # picture rows blended at once
-_PIXELS = 1_000_000  # label pixels drawn at once
-_FILL, _SHADE = 0.16, 0.45  # opacity of an object's inside and of the dark rim around it
-_PAPER, _INK = (250, 250, 248), (45, 48, 52)
-_PALETTE = np.array(
-    [
-        (255, 209, 26), (64, 224, 255), (255, 92, 138), (126, 255, 102), (255, 150, 46),
-        (190, 150, 255), (250, 250, 250), (50, 235, 180), (255, 120, 255), (120, 190, 255), (225, 255, 90),
-    ],
-    np.float32,
-)  # fmt: skip
 
 
 def draw_preview(
@@ -65,11 +41,11 @@ def draw_preview(
     scene = _scene(image, valid, result, view, shape)
     seen = None if window is None else result.in_window(window)
     batches = result.iter_objects() if seen is None else iter([seen])
-    ids = _label_map(batches, view, shape, exclusive=result.exclusive)
-    _overlay(scene, ids, _pen(ids))
+    ids = label_map(batches, view, shape, exclusive=result.exclusive)
+    overlay(scene, ids, pen_for(ids))
     bar = scale_bar(result.frame, view, most=view.width * 0.25)
-    footer = _footer(
-        scene.shape[1], _caption(result, result.count if seen is None else len(seen)), (bar, shape[1] / view.width)
+    footer = footer_of(
+        scene.shape[1], caption_of(result, result.count if seen is None else len(seen)), (bar, shape[1] / view.width)
     )
     with publishing(path) as temporary:
         Image.fromarray(np.concatenate([scene, footer])).save(temporary, format="PNG", optimize=False)
@@ -89,157 +65,3 @@ def _scene(image: Picture, valid: NDArray[np.bool_] | None, result: Result, view
         rows, cols = np.nonzero(blank)
         scene[blank] = np.where((rows // 12 + cols // 12) % 2, 236, 222).astype(np.uint8)[:, None]
     return scene
-
-
-@dataclass(slots=True, kw_only=True)
-class _Canvas:
-    """Ids at `_FINE` times the picture's resolution, and how large their objects are where those may overlap."""
-
-    ids: NDArray[np.uint32]
-    area: NDArray[np.float32] | None
-
-
-def _label_map(batches: Iterator[Objects], view: Window, shape: tuple[int, int], *, exclusive: bool) -> NDArray[np.uint32]:
-    height, width = shape[0] * _FINE, shape[1] * _FINE
-    area = None if exclusive else np.full(height * width, np.inf, np.float32)
-    canvas = _Canvas(ids=np.zeros(height * width, np.uint32), area=area)
-    for objects in bounded(batches):
-        order = np.argsort(-objects.instances.area, kind="stable")  # large ones first, parts on top
-        instances, ids = objects.instances.take(order), objects.id[order]
-        spans = instances.spans()
-        top, bottom = _samples(spans.row, spans.row + 1, (view.row, view.height), height)
-        left, right = _samples(spans.start, spans.stop, (view.col, view.width), width)
-        _draw(canvas, width, np.stack([top, bottom, left, right]), (ids[spans.owner], instances.area[spans.owner]))
-        dots, where = _dots(instances.box, view, (height, width))
-        _draw(canvas, width, where, (ids[dots], instances.area[dots]))
-    return canvas.ids.reshape(height, width)
-
-
-def _samples(
-    start: NDArray[np.int64], stop: NDArray[np.int64], extent: tuple[int, int], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one-past-last of the `count` samples of an extent whose centres lie in `start` to `stop`."""
-    origin, length = extent
-    ends = [np.ceil((edge - origin) * (count / length) - 0.5).astype(np.int64) for edge in (start, stop)]
-    return np.clip(ends[0], 0, count), np.clip(ends[1], 0, count)
-
-
-def _dots(box: NDArray[np.int32], view: Window, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Objects so small that sampling may miss them, and the one label pixel that each gets."""
-    step = view.height / shape[0]
-    row, col = (box[:, 0] + box[:, 2]) / 2 - view.row, (box[:, 1] + box[:, 3]) / 2 - view.col
-    is_small = ((box[:, 2] - box[:, 0] < 2 * step) | (box[:, 3] - box[:, 1] < 2 * step)) & (step > 1)
-    dots = np.flatnonzero(is_small & (row >= 0) & (row < view.height) & (col >= 0) & (col < view.width))
-    r, c = (row[dots] / step).astype(np.int64), (col[dots] * (shape[1] / view.width)).astype(np.int64)
-    r, c = np.minimum(r, shape[0] - 1), np.minimum(c, shape[1] - 1)
-    return dots, np.stack([r, r + 1, c, c + 1])
-
-
-def _draw(canvas: _Canvas, width: int, where: NDArray[np.int64], what: tuple[NDArray[np.uint32], NDArray[np.int64]]) -> None:
-    """Fill boxes (top, bottom, left, right) of label pixels with ids; later ones lie on top."""
-    keep = np.flatnonzero((where[1] > where[0]) & (where[3] > where[2]))
-    lines = where[1, keep] - where[0, keep]
-    which = np.repeat(keep, lines)
-    row = where[0, which] + np.arange(len(which)) - np.repeat(np.cumsum(lines) - lines, lines)
-    start, length = row * width + where[2, which], where[3, which] - where[2, which]
-    cuts = np.flatnonzero(np.diff(np.cumsum(length) // _PIXELS)) + 1
-    for first, last in zip([0, *cuts], [*cuts, len(which)], strict=True):
-        part, n = which[first:last], length[first:last]
-        ends = np.cumsum(n)
-        pixels = np.repeat(start[first:last] - (ends - n), n) + np.arange(n.sum())
-        ids, area = np.repeat(what[0][part], n), np.repeat(what[1][part].astype(np.float32), n)
-        if canvas.area is not None:
-            on_top = area <= canvas.area[pixels]
-            pixels, ids, area = pixels[on_top], ids[on_top], area[on_top]
-            canvas.area[pixels] = area
-        canvas.ids[pixels] = ids
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pen:
-    """How outlines are drawn."""
-
-    width: int
-    """In label pixels."""
-    opacity: float
-
-
-def _pen(ids: NDArray[np.uint32]) -> _Pen:
-    """Broad lines around few large objects; thin and translucent ones where objects are a few pixels wide."""
-    corners = ids[:-1, :-1] != ids[1:, 1:]
-    # Of n discs of diameter d, a diagonal neighbour differs along about 4 n d pixels out of 0.8 n d^2.
-    size = 5 * int(np.count_nonzero(ids)) / max(1, int(np.count_nonzero(corners)))
-    return _Pen(width=int(np.clip(size / 24, 2, 5)), opacity=float(np.clip(0.4 + size / 20, 0.5, 1)))
-
-
-def _overlay(scene: Picture, ids: NDArray[np.uint32], pen: _Pen) -> None:
-    """Blend outlines and insides into `scene`, in place."""
-    margin = pen.width + 1
-    for first in range(0, len(scene), _STRIP):
-        last = min(first + _STRIP, len(scene))
-        low, high = max(0, first * _FINE - margin), min(len(ids), last * _FINE + margin)
-        if not ids[low:high].any():
-            continue
-        cut = slice(first * _FINE - low, last * _FINE - low)
-        opacity, colour = _ink(ids[low:high], pen)
-        opacity, colour = opacity[cut], colour[cut]
-        blocks = (last - first, _FINE, scene.shape[1], _FINE)
-        weight = opacity.reshape(blocks).mean((1, 3))[..., None]
-        light = (colour * opacity[..., None]).reshape(*blocks, 3).mean((1, 3))
-        scene[first:last] = np.rint(scene[first:last] * (1 - weight) + light).astype(np.uint8)
-
-
-def _ink(ids: NDArray[np.uint32], pen: _Pen) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Opacity `(h, w)` and colour `(h, w, 3)` of every label pixel."""
-    is_object = ids > 0
-    edge = _differs(ids)
-    line = edge & is_object
-    for _ in range(pen.width - 1):
-        line = is_object & _grown(line)
-    rim = ~is_object & edge
-    opacity = np.where(line, pen.opacity, np.where(is_object, _FILL, np.where(rim, _SHADE, 0))).astype(np.float32)
-    colour = _PALETTE[(ids % np.uint32(len(_PALETTE))).astype(np.intp)]
-    colour[~is_object] = 0
-    return opacity, colour
-
-
-def _differs(ids: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Pixels with another id above, below, left or right."""
-    edge = np.zeros(ids.shape, bool)
-    down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    return edge
-
-
-def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
-
-
-def _footer(width: int, caption: str, bar: tuple[ScaleBar, float]) -> Picture:
-    """Caption on the left, scale bar on the right; a narrow picture shrinks both."""
-    size = max(10, min(22, width // 40))
-    font = ImageFont.load_default(size=size)
-    paper = Image.new("RGB", (width, 2 * size + size // 2), _PAPER)
-    draw = ImageDraw.Draw(paper)
-    middle, margin = paper.height / 2, size
-    right, left = width - margin, width - margin - bar[0].length * bar[1]
-    draw.text((margin, middle), caption, fill=_INK, font=font, anchor="lm")
-    draw.line([(left, middle), (right, middle)], fill=_INK, width=max(2, size // 7))
-    for x in (left, right):
-        draw.line([(x, middle - size / 3), (x, middle + size / 3)], fill=_INK, width=max(2, size // 7))
-    draw.text((left - size * 0.6, middle), bar[0].text, fill=_INK, font=font, anchor="rm")
-    return np.array(paper)
-
-
-def _caption(result: Result, count: int) -> str:
-    model = result.provenance.get("model")
-    name = model.get("name") if isinstance(model, Mapping) else model
-    return f"{count:,} object{'' if count == 1 else 's'}" + (f" \N{MIDDLE DOT} {name}" if name else "")

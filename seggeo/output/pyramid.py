@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,11 +105,48 @@ def _most_frequent(block: Block) -> Block:
     return np.where(covered > 1, most, np.uint32(0))
 
 
-def pack(block: Block) -> bytes:
+def halve_pair(pair: Block) -> Block:
+    """Two slices of labels as one, at half their resolution; every voxel is background or one of the ids below it.
+
+    Of each 2 x 2 x 2 voxels the most frequent id stands, the first in reading order on a tie; background stands only where
+    it has seven or eight of them, so that a line one voxel wide is still there at every level.
+
+    Args:
+        pair: Ids, uint32 `(2, h, w)`, both even.
+    """
+    half = np.zeros((pair.shape[1] // 2, pair.shape[2] // 2), np.uint32)
+    filled = np.flatnonzero(pair.any(axis=(0, 2)))
+    if len(filled):
+        rows = slice(filled[0] // 2, filled[-1] // 2 + 1)
+        part = pair[:, 2 * rows.start : 2 * rows.stop]
+        half[rows] = _most_frequent_of([part[z, y::2, x::2] for z in (0, 1) for y in (0, 1) for x in (0, 1)])
+    return half
+
+
+def _most_frequent_of(cells: list[Block]) -> Block:
+    most = cells[0].copy()
+    is_mixed = np.zeros(most.shape, np.bool_)
+    for cell in cells[1:]:
+        is_mixed |= cell != most
+    most[is_mixed] = _most_frequent_mixed([cell[is_mixed] for cell in cells])  # few: the edges of objects
+    return most
+
+
+def _most_frequent_mixed(cells: list[Block]) -> Block:
+    counts = [sum((cell == other).astype(np.uint8) for other in cells) * (cell > 0) for cell in cells]
+    most, count = cells[0], counts[0]
+    for cell, own in zip(cells[1:], counts[1:], strict=True):
+        most, count = np.where(own > count, cell, most), np.maximum(own, count)
+    covered = sum((cell > 0).astype(np.uint8) for cell in cells)
+    return np.where(covered > 1, most, np.uint32(0))
+
+
+def pack(block: NDArray[np.unsignedinteger[Any]]) -> bytes:
     """The rows of a block, differenced as TIFF's predictor 2 does, as one zlib stream; empty rows around cost no work."""
     filled = np.flatnonzero(block.any(axis=1))
     first, stop = int(filled[0]), int(filled[-1]) + 1
-    above, below = first * block.shape[1] * 4, (len(block) - stop) * block.shape[1] * 4
+    line = block.shape[1] * block.itemsize
+    above, below = first * line, (len(block) - stop) * line
     rows = _difference(block[first:stop])
     # Adler-32 is the pair (sum of bytes + 1, sum of those sums); zeros leave the first and add it to the second.
     check = zlib.adler32(rows, above % _ADLER << 16 | 1)
@@ -136,9 +174,9 @@ def _shapes(frame: Frame) -> Iterator[tuple[int, int]]:
         yield height, width
 
 
-def _difference(block: Block) -> bytes:
-    # TIFF predictor 2: each pixel minus its left neighbour, modulo 2^32; the inside of an object becomes zeros.
-    step = np.array(block, "<u4")
+def _difference(block: NDArray[np.unsignedinteger[Any]]) -> bytes:
+    # TIFF predictor 2: each pixel minus its left neighbour, modulo 2^32 or 2^16; the inside of an object becomes zeros.
+    step = np.array(block, block.dtype.newbyteorder("<"))
     step[:, 1:] -= block[:, :-1]
     return step.tobytes()
 
@@ -147,7 +185,7 @@ def _join(quarters: list[tuple[int, int, bytes]]) -> Block:
     half = BLOCK // 2
     block = np.zeros((BLOCK, BLOCK), np.uint32)
     for down, right, packed in quarters:
-        step = np.frombuffer(zlib.decompress(packed), "<u4").reshape(half, half)
+        step = np.frombuffer(zlib.decompress(packed, bufsize=4 * half * half), "<u4").reshape(half, half)
         place = slice(down * half, (down + 1) * half), slice(right * half, (right + 1) * half)
         block[place] = np.cumsum(step, axis=1, dtype=np.uint32)
     return block

@@ -20,23 +20,12 @@ from PIL import Image
 
 from seggeo.files import publishing
 from seggeo.output.density import Ratio
+from seggeo.output.report_html_page import cards, page, raw_table, settings_table, table
 from seggeo.output.report_html_records import FolderReport, Picture, SlideFailure, SlideReport, pack
 from seggeo.output.report_html_svg import interval_bar, size_histogram
 
 MOST_BYTES = 4_800_000
 _SECTIONS, _ROWS = 300, 5000  # slides with a section, and with a row; counts.csv has them all
-_STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;color:#222;background:#fff;max-width:1180px;margin:1.5em auto;padding:0 1em}
-h1{font-size:1.5em;margin:0 0 .2em}h2{font-size:1.15em;border-top:1px solid #ccc;padding-top:1em;margin:1.6em 0 .5em}
-h3{font-size:.95em;margin:1em 0 .3em}table{border-collapse:collapse}td,th{padding:.25em .7em .25em 0;text-align:left;
-vertical-align:top;border-bottom:1px solid #eee}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-.cards{display:flex;gap:2em;flex-wrap:wrap;margin:1em 0}.cards b{display:block;font-size:1.6em;font-weight:600}
-.bad{background:#fdf0ed;border-left:4px solid #b5452c;padding:.3em 1em .8em}.warn{color:#8a5a00}.quiet{color:#666}
-figure{margin:0 1em 1em 0}figure img{max-width:100%;height:auto;border:1px solid #ddd}figcaption{font-size:.85em;color:#555}
-.row{display:flex;flex-wrap:wrap;align-items:flex-start}.row>figure{flex:1 1 320px;max-width:520px}
-.tiles>figure{flex:0 1 250px}.hist{width:340px;font-size:11px}.ci{width:168px;height:14px}code{word-break:break-all}
-@media print{h2{break-before:auto}figure{break-inside:avoid}}
-"""
 
 
 def write_report(report: FolderReport, path: Path) -> Path:
@@ -82,31 +71,27 @@ def _reduced(jpeg: bytes, room: int) -> bytes:
 
 
 def _page(report: FolderReport, budget: _Budget) -> str:
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(report.title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>\n'
-        f"<h1>{escape(report.title)}</h1>{_summary(report)}{_failures(report.failures)}{_overview(report.slides)}"
-        f"{''.join(_section(i, s, budget) for i, s in enumerate(report.slides[:_SECTIONS]))}"
-        f"{_settings(report.settings)}</body></html>\n"
+    return page(
+        report.title,
+        f"{_summary(report)}{_failures(report.failures)}{_overview(report.slides)}"
+        f"{''.join(_section(i, s, budget) for i, s in enumerate(report.slides[:_SECTIONS]))}{settings_table(report.settings)}",
     )
 
 
 def _summary(report: FolderReport) -> str:
     known = [s.density for s in report.slides if s.density]
-    cards = {
+    figures = {
         "slides counted": f"{len(report.slides):,}", "slides failed": f"{len(report.failures):,}",
         "cells": f"{sum(s.count for s in report.slides):,}", "mm² of tissue": f"{sum(d.area_mm2 for d in known):,.1f}",
     }  # fmt: skip
-    return f'<div class="cards">{"".join(f"<div><b>{v}</b>{k}</div>" for k, v in cards.items())}</div>\n'
+    return cards(figures)
 
 
 def _failures(failures: Sequence[SlideFailure]) -> str:
     if not failures:
         return ""
     rows = [[f.name, f.what, f.why, f.mend] for f in failures[:_ROWS]]
-    return f'<div class="bad"><h3>Not counted</h3>{_table(["slide", "what", "why", "what to do"], rows)}</div>\n'
+    return f'<div class="bad"><h3>Not counted</h3>{table(["slide", "what", "why", "what to do"], rows)}</div>\n'
 
 
 def _overview(slides: Sequence[SlideReport]) -> str:
@@ -130,7 +115,7 @@ def _overview(slides: Sequence[SlideReport]) -> str:
         '<p class="quiet">Densities are cells in tissue over tissue area. The interval says what another piece of the same '
         "tissue would give, from the spread between blocks of the slide; it does not cover cells the model missed.</p>"
     )
-    return f"<h2>Slides</h2>{_raw_table(head, rows, numeric)}{said}{note}\n"
+    return f"<h2>Slides</h2>{raw_table(head, rows, numeric)}{said}{note}\n"
 
 
 def _section(index: int, slide: SlideReport, budget: _Budget) -> str:
@@ -155,8 +140,8 @@ def _section(index: int, slide: SlideReport, budget: _Budget) -> str:
     return (
         f'<h2 id="slide{index}">{escape(slide.name)}</h2><p>{escape("; ".join(lines))}</p>{warnings}'
         f'<div class="row">{_figures(maps, packed)}<div>{size_histogram(slide.sizes, slide.size_unit)}'
-        f"{_table(['class', 'cells', 'share'], classes, {1, 2}) if classes else ''}"
-        f"{_table([], facts) if facts else ''}{f'<p>{files}</p>' if files else ''}</div></div>{tiles}\n"
+        f"{table(['class', 'cells', 'share'], classes, {1, 2}) if classes else ''}"
+        f"{table([], facts) if facts else ''}{f'<p>{files}</p>' if files else ''}</div></div>{tiles}\n"
     )
 
 
@@ -169,23 +154,5 @@ def _figures(pictures: Sequence[Picture], packed: Mapping[int, bytes]) -> str:
     )
 
 
-def _settings(settings: Mapping[str, str]) -> str:
-    rows = [[escape(k), f"<code>{escape(v)}</code>"] for k, v in settings.items()]
-    return f"<h2>Settings</h2>{_raw_table([], rows)}\n" if rows else ""
-
-
 def _share(ratio: Ratio | None) -> str:
     return "" if ratio is None else f"{ratio.value:.1%} ({ratio.low:.1%} to {ratio.high:.1%})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[int] | set[int] = frozenset()) -> str:
-    """A table of plain texts."""
-    return _raw_table(head, [[escape(cell) for cell in row] for row in rows], numeric)
-
-
-def _raw_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[int] | set[int] = frozenset()) -> str:
-    """A table whose cells are HTML already; `numeric` columns are set to the right."""
-    kind = [' class="n"' if i in numeric else "" for i in range(max(map(len, [head, *rows])))]
-    top = "".join(f"<th{kind[i]}>{escape(h)}</th>" for i, h in enumerate(head))
-    body = "".join(f"<tr>{''.join(f'<td{kind[i]}>{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
-    return f"<table>{f'<tr>{top}</tr>' if top else ''}{body}</table>"

@@ -25,6 +25,7 @@ from seggeo.errors import ConfigError, OutputError, SeggeoError, StoreError
 from seggeo.files import holds_files, translated
 from seggeo.run.checks import check_formats, check_outputs, check_room
 from seggeo.run.enrich import check_extras
+from seggeo.run.formats import check_fit, with_formats
 from seggeo.run.naming import places
 from seggeo.run.plan import Plan, estimate, make_plan
 from seggeo.run.shards import part_work, shard_of
@@ -173,12 +174,13 @@ def _check_free(folder: Path, execution: Execution) -> None:
 
 
 def _plan_one(folder: Path, item: Item, wish: Wish) -> Plan:
-    settings = item.settings()
+    settings = with_formats(item.path, item.settings())
     check_formats(settings)
     where = places(wish.out, item.stem, settings.output.format, folder)
     plan = make_plan(item.path, settings, wish.execution)
     if wish.check is not None:
         wish.check(plan, item)
+    check_fit(plan.settings.output.format, plan.job.frame)
     check_extras(plan.settings.output, plan.job.frame)
     check_outputs(where, plan, wish.execution)
     store = RunStore(folder)

@@ -10,10 +10,13 @@ from seggeo import plugins
 from seggeo.config import Execution, Settings
 from seggeo.errors import OutputError, ResourceError
 from seggeo.files import translated
-from seggeo.output.ome_zarr import is_ours
+from seggeo.output import masks, ome_zarr
 from seggeo.run.naming import Places
 from seggeo.run.plan import Plan
 from seggeo.store import RunStore, read_json
+
+_FOLDERS = (ome_zarr.is_ours, masks.is_ours)
+"""Each knows the folders that one sink made, which may be replaced as a whole; nobody else's may."""
 
 
 def check_formats(settings: Settings) -> None:
@@ -33,6 +36,8 @@ def check_outputs(where: Places, plan: Plan, execution: Execution) -> None:
         OutputError: An output exists and is not this job's, is one of its inputs, or cannot be written.
     """
     pictures = [where.preview] if plan.settings.output.preview else []
+    if plan.settings.output.preview and plan.job.frame.placement is not None:
+        pictures.append(where.report)
     for path in (*where.outputs.values(), *pictures, where.provenance):
         with translated(path):
             _check_output(path, plan)
@@ -84,7 +89,7 @@ def _check_output(path: Path, plan: Plan) -> None:
                 why=f"it is the {kind} of this very job",
                 mend="choose another name with -o",
             )
-    if path.is_dir() and not is_ours(path):
+    if path.is_dir() and not any(is_ours(path) for is_ours in _FOLDERS):
         raise OutputError(
             what=f"{path} is a folder", why="an output of that name is to be written", mend="choose another name with -o"
         )

@@ -81,6 +81,12 @@ def count_slide(slide: Slide, how: Counting) -> Generator[Plan | PartReport | Su
         SourceError: It cannot be read, or does not say its resolution.
         SeggeoError: Of the kind that fits.
     """
+    if image_io.volume_kind(slide.path) is not None:
+        raise SourceError(
+            what=f"{slide.path} is a volume",
+            why="its cells go through several slices, and are counted as objects of all of them",
+            mend="use seggeo segment: its objects.csv has a row for each",
+        )  # fmt: skip
     settings = of_slide(how.settings, slide)
     said: list[str] = []
     plan: Plan | None = None

@@ -16,9 +16,12 @@ from seggeo.run.intensity import Rule, measure, white_of
 from seggeo.run.look import OVERVIEW_PX
 from seggeo.run.plan import Plan
 from seggeo.run.region_counts import Lookup
+from seggeo.run.volume_intensity import measure_volume
 
-TABLES = frozenset({"cells", "cells-csv", "qupath"})
+TABLES = frozenset({"cells", "cells-csv", "qupath", "objects"})
 """Sinks that take extras."""
+
+_OF_CELLS = TABLES - {"objects"}
 
 
 def enriched(plan: Plan, path: str, result: Result, folder: Path) -> Extras:
@@ -34,12 +37,14 @@ def enriched(plan: Plan, path: str, result: Result, folder: Path) -> Extras:
         ConfigError: A rule of positivity or regions that do not fit the slide.
         SourceError: Pixels that cannot be read.
     """
-    output, reading = plan.settings.output, replace(plan.settings.reading, tissue="none")
+    output, reading = plan.settings.output, replace(plan.settings.reading, tissue="none", neighbours=0)
     with image_io.open_source(path, reading, native=True) as source:
         if (source.frame.height, source.frame.width) != (result.frame.height, result.frame.width):
             raise OutputError(
                 what=f"{path} cannot be measured", why="it is no longer the image that was segmented", mend="use --overwrite"
             )
+        if result.frame.placement is not None:
+            return Extras(columns=measure_volume(result, source, folder))
         overview = source.overview(OVERVIEW_PX)
         is_stained = len(source.bands) == 3 and image_io.shows_brightfield(source, overview)
         columns = measure(result, source, folder, white=white_of(overview) if is_stained else None)
@@ -62,10 +67,10 @@ def check_tables(output: Output) -> None:
     """
     asked = {"--regions": output.regions, "--positive": output.positive}
     given = " and ".join(name for name, value in asked.items() if value is not None)
-    if given and TABLES.isdisjoint(output.format):
+    if given and _OF_CELLS.isdisjoint(output.format):
         raise ConfigError(
             what=f"{given} with -f {','.join(output.format)}",
-            why=f"only tables of cells tell of that: {', '.join(sorted(TABLES))}",
+            why=f"only tables of cells tell of that: {', '.join(sorted(_OF_CELLS))}",
             mend=f"add one: -f {','.join(output.format)},cells",
         )
 

@@ -26,6 +26,7 @@ from seggeo.merge.sweep import sweep
 from seggeo.output.cells_table import Extras
 from seggeo.protocols import SinkOptions
 from seggeo.run.enrich import TABLES
+from seggeo.run.linking import link_bands
 from seggeo.run.naming import Places
 from seggeo.run.result import Spool, StoredResult, open_result
 from seggeo.store import RunStore, publish
@@ -60,7 +61,10 @@ def merge_parts(
         spool.add(merged)
         tally = tally + merged.tally
     bands, dropped = spool.number(rules)
-    spool.publish(bands)
+    linking: Mapping[str, Any] = {}
+    if job.frame.depth > 1:
+        bands, linking, dropped = link_bands(folder, bands, rules)
+    spool.publish(bands, linking)
     return open_result(folder, job, provenance), tally, dropped
 
 
@@ -79,9 +83,12 @@ def _parts(job: Job, store: RunStore, absent: frozenset[int]) -> Iterator[tuple[
         yield part, stored.instances, stored.tile
 
 
-def write_outputs(result: StoredResult, output: Output, where: Places, extras: Extras | None = None) -> list[Path]:
-    """Every asked output under its final name; tables of cells get `extras`."""
-    options = SinkOptions(simplify_m=output.simplify)
+def write_outputs(
+    result: StoredResult, output: Output, where: Places, extras: Extras | None = None, *, source: str | None = None
+) -> list[Path]:  # fmt: skip
+    """Every asked output under its final name; tables get `extras`, formats that refer to the input `source`."""
+    is_file = source is not None and "://" not in source
+    options = SinkOptions(simplify_m=output.simplify, source=Path(source) if source is not None and is_file else None)
     written = []
     for name, path in where.outputs.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,8 @@ OVERVIEW_PX = 2048
 """Longest side of the overview that stretch, calibration and preview look at."""
 _LATTICE = 64
 """Windows along each axis that are weighed against each other at most."""
+_PER_SLICE = 5
+"""Windows of one slice of a volume that are read to find one worth a look."""
 _BUSY = 0.5
 """A window worth a look has this share of the contrast of the scene's busiest tenth, and of its fullest window's data."""
 
@@ -44,6 +46,8 @@ class SceneLook:
 
     def windows(self, side: int, count: int) -> list[TileImage]:
         """Up to `count` windows of `side` px with data in them, the most instructive spread first; see `Look.windows`."""
+        if self.frame.depth > 1:
+            return self._slices(side, count)
         found: list[TileImage] = []
         for window in spread(candidates(self.frame.window, side), self.overview, self.frame.window):
             if len(found) >= count:
@@ -53,11 +57,27 @@ class SceneLook:
                 found.append(self._shown(pixels, window))
         return found
 
-    def _shown(self, pixels: Pixels, window: Window) -> TileImage:
+    def _slices(self, side: int, count: int) -> list[TileImage]:
+        """Of a volume: windows of slices evenly spread over it, in each the one of most contrast among a few."""
+        found: list[TileImage] = []
+        for i in range(count):
+            z = int((i + 0.5) * self.frame.depth / count)
+            images = [self._shown(self._source.read(w, z), w, z) for w in _few(candidates(self.frame.window, side))]
+            best = max(images, key=lambda image: float(image.image[image.valid].std()) if image.valid.any() else -1.0)
+            if best.valid.any() and z not in {image.tile.z for image in found}:
+                found.append(best)
+        return found
+
+    def _shown(self, pixels: Pixels, window: Window, z: int = 0) -> TileImage:
         image = pixels.data if self._stretch is None else image_io.apply_stretch(self._stretch, pixels)
         return TileImage(
-            image=image, valid=pixels.valid, tile=Tile(index=0, z=0, row=0, col=0, core=window, window=window)
+            image=image, valid=pixels.valid, tile=Tile(index=0, z=z, row=0, col=0, core=window, window=window)
         )  # fmt: skip
+
+
+def _few(windows: list[Window]) -> list[Window]:
+    """At most `_PER_SLICE` of them, evenly spread."""
+    return [windows[int((i + 0.5) * len(windows) / n)] for n in (min(len(windows), _PER_SLICE),) for i in range(n)]
 
 
 def candidates(whole: Window, side: int) -> list[Window]:

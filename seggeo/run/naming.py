@@ -12,15 +12,22 @@ from seggeo.errors import ConfigError
 SUFFIXES = {
     "gpkg": "_objects.gpkg", "fgb": "_objects.fgb", "parquet": "_objects.parquet", "geojson": "_objects.geojson",
     "cog": "_labels.tif", "qupath": "_cells.geojson.gz", "cells": "_cells.parquet", "cells-csv": "_cells.csv",
-    "ome-tiff": "_labels.ome.tif", "ome-zarr": "_labels.ome.zarr",
+    "ome-tiff": "_labels.ome.tif", "ome-zarr": "_labels.ome.zarr", "nifti": "_labels.nii.gz", "masks": "_masks",
+    "mha": "_labels.mha", "nrrd": "_labels.nrrd", "dicom-seg": "_labels.dcm",
+    "objects": "_objects.csv", "ply": "_meshes", "obj": "_meshes_obj",
 }  # fmt: skip
 OPENS_WITH = {
     "gpkg": "QGIS (drag it in; the style is inside), geopandas", "fgb": "QGIS, geopandas",
     "parquet": "geopandas, DuckDB, QGIS", "geojson": "a web map, QGIS", "cog": "QGIS, rasterio",
     "qupath": "QuPath (drag it onto the slide)", "cells": "pandas, R, DuckDB", "cells-csv": "any spreadsheet",
     "ome-tiff": "napari, QuPath", "ome-zarr": "napari (drag it in), Fiji, zarr",
+    "nifti": "ITK-SNAP, 3D Slicer, FSLeyes, nibabel", "masks": "any image viewer (a folder of slices)",
+    "mha": "ITK-SNAP, 3D Slicer, SimpleITK", "nrrd": "3D Slicer, ITK-SNAP, SimpleITK",
+    "dicom-seg": "OHIF, 3D Slicer (dcmqi), highdicom",
+    "objects": "any spreadsheet, pandas, R", "ply": "MeshLab, Blender, ParaView, 3D Slicer",
+    "obj": "Blender, MeshLab and most 3-D programs",
 }  # fmt: skip
-_MORE_ENDINGS = {".tiff": "cog", ".json": "geojson", ".gz": "geojson"}
+_MORE_ENDINGS = {".tiff": "cog", ".json": "geojson", ".gz": "geojson", ".nii": "nifti"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,8 @@ class Places:
     outputs: Mapping[str, Path]
     """Output file by sink name."""
     preview: Path
+    report: Path
+    """Of a volume; other images have none."""
     provenance: Path
     work: Path
 
@@ -49,8 +58,9 @@ def format_of(out: Path | None) -> str | None:
         return None
     if out.name.lower().endswith((".ome.tif", ".ome.tiff")):
         return "ome-tiff"
-    endings = {Path(SUFFIXES[name]).suffix: name for name in reversed(SUFFIXES)} | _MORE_ENDINGS  # the first of an ending wins
-    kind = endings.get(out.suffix.lower())
+    endings = {_ending(SUFFIXES[name]): name for name in reversed(SUFFIXES)} | _MORE_ENDINGS  # the first of an ending wins
+    endings.pop("", None)  # of folders
+    kind = endings.get(_ending(out.name))
     if kind is None:
         raise ConfigError(
             what=f"-o {out} is neither a folder nor a file that can be written",
@@ -81,8 +91,13 @@ def with_format(values: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
 
 def _named_by(out: Path, formats: Iterable[str]) -> str | None:
     """The first of some formats that a file's ending can stand for."""
-    ending, first = out.suffix.lower(), format_of(out)
-    return next((name for name in formats if name == first or Path(SUFFIXES.get(name, "")).suffix == ending), None)
+    ending, first = _ending(out.name), format_of(out)
+    return next((name for name in formats if name == first or _ending(SUFFIXES.get(name, "")) == ending), None)
+
+
+def _ending(name: str) -> str:
+    """The ending that tells a format: the last one, of a packed NIfTI the last two."""
+    return ".nii.gz" if name.lower().endswith(".nii.gz") else Path(name.lower()).suffix
 
 
 def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | None) -> Places:
@@ -103,6 +118,7 @@ def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | N
     if own is not None and out is not None:
         outputs[own] = out
     return Places(
-        outputs=outputs, preview=folder / f"{stem}_preview.png", provenance=folder / f"{stem}_provenance.json",
+        outputs=outputs, preview=folder / f"{stem}_preview.png",
+        report=folder / f"{stem}_report.html", provenance=folder / f"{stem}_provenance.json",
         work=work or folder / f"{stem}.seggeo",
     )  # fmt: skip

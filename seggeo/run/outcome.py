@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from seggeo.errors import ModelError, ResourceError, SourceError
@@ -15,6 +16,7 @@ from seggeo.run.finish import MERGED, merge_parts, only_writer, provenance_of, w
 from seggeo.run.naming import Places
 from seggeo.run.part import PartReport, failure_of
 from seggeo.run.plan import Plan, output_identity, overview_image, public_name
+from seggeo.run.result import StoredResult
 from seggeo.store import RunStore, publish, read_json
 
 _ABSENT = "Absent"
@@ -28,6 +30,8 @@ class Summary:
     input: str
     outputs: dict[str, str]
     preview: str | None
+    report: str | None
+    """Of a volume."""
     provenance: str
     work: str
     objects: int
@@ -50,7 +54,9 @@ def finished_before(where: Places, plan: Plan, store: RunStore) -> Summary | Non
     """The summary of an earlier run of this very job that wrote all that is asked for and lost no tile."""
     made, report = read_json(where.provenance), read_json(store.folder / "report.json")
     same = made.get("merge_key") == plan.job.merge_key and made.get("output") == output_identity(plan.settings.output)
-    files = [*where.outputs.values(), *([where.preview] if plan.settings.output.preview else [])]
+    is_volume = plan.job.frame.placement is not None
+    pictures = [where.preview, *([where.report] if is_volume else [])] if plan.settings.output.preview else []
+    files = [*where.outputs.values(), *pictures]
     if not same or report.pop("merge_key", None) != plan.job.merge_key or not all(path.exists() for path in files):
         return None
     report.pop("command", None)
@@ -59,7 +65,8 @@ def finished_before(where: Places, plan: Plan, store: RunStore) -> Summary | Non
         return None
     return replace(  # the paths as they are called from here and now
         summary, input=str(plan.job.source["path"]), outputs={n: str(p) for n, p in where.outputs.items()},
-        preview=str(where.preview) if summary.preview else None, provenance=str(where.provenance), work=str(where.work),
+        preview=str(where.preview) if summary.preview else None,
+        report=str(where.report) if summary.report else None, provenance=str(where.provenance), work=str(where.work),
     )  # fmt: skip
 
 
@@ -93,10 +100,8 @@ def finish(
     with only_writer(store.folder), publishing(store.folder / MERGED) as merged:
         result, tally, filtered = merge_parts(plan.job, store, merged, provenance, absent=frozenset(absent))
         extras = enriched(plan, path, result, merged) if wants_extras(plan.settings.output) else None
-        written = write_outputs(result, plan.settings.output, where, extras)
-        preview = None
-        if plan.settings.output.preview:
-            preview = write_preview(result, overview_image(plan), plan.overview.valid, where)
+        written = write_outputs(result, plan.settings.output, where, extras, source=path)
+        preview, report = _pictures(plan, path, result, where) if plan.settings.output.preview else (None, None)
     total = {name: sum(r.notes[name] for r in reports) for name in ("empty", "capped", "foreign")}
     readings = {
         "foreign": total["foreign"], "inputs": tally.inputs, "kept": tally.kept, "merged": tally.merged,
@@ -105,13 +110,23 @@ def finish(
     frame = plan.job.frame
     summary = Summary(
         input=str(plan.job.source["path"]), outputs={n: str(p) for n, p in zip(where.outputs, written, strict=True)},
-        preview=str(preview) if preview else None, provenance=str(where.provenance), work=str(store.folder),
+        preview=str(preview) if preview else None, report=str(report) if report else None,
+        provenance=str(where.provenance), work=str(store.folder),
         objects=result.count, tiles=len(plan.job.grid), empty_tiles=total["empty"], capped_tiles=total["capped"],
         failed_tiles=len(failures), readings=readings, model=str(plan.job.model["name"]),
         megapixels=round(frame.height * frame.width * frame.depth / 1e6, 3), seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
     _write_records(summary, plan, where, failures, command)
     return summary
+
+
+def _pictures(plan: Plan, path: str, result: StoredResult, where: Places) -> tuple[Path, Path | None]:
+    """The picture beside the result, and of a volume the report."""
+    if plan.job.frame.placement is None:
+        return write_preview(result, overview_image(plan), plan.overview.valid, where), None
+    from seggeo.run.volume_look import write_montage, write_report
+
+    return write_montage(plan, path, result, where), write_report(plan, result, where, where.work)
 
 
 def _write_records(

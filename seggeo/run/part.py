@@ -272,7 +272,7 @@ def _read_ahead(
     """
 
     def read(tile: Tile) -> Pixels | None:
-        return None if bench.source.is_empty(tile.window) else _read(bench, tile)
+        return None if bench.source.is_empty(tile.window, tile.z) else _read(bench, tile)
 
     def begin(tile: Tile) -> Future[Pixels | None]:
         if watch is not None:

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import seggeo.io as image_io
-from seggeo.config import Execution, Output, Settings, Tiling, to_json
+from seggeo.config import Execution, Output, Reading, Settings, Tiling, to_json, window_limits
 from seggeo.errors import ConfigError, SeggeoWarning, SourceError
-from seggeo.geometry import Window
+from seggeo.geometry import Frame, Window
 from seggeo.job import Job
 from seggeo.models.preferences import preferred
 from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter
-from seggeo.run.choice import model_for, named_model, request_for
+from seggeo.run.choice import Chosen, model_for, named_model, request_for
 from seggeo.run.look import OVERVIEW_PX, SceneLook
 from seggeo.run.part import check_unchanged
 from seggeo.run.segmenters import factory_of, open_segmenter
@@ -33,6 +33,8 @@ _SPARE = 0.25
 """A window may be larger by about this share of itself, if that saves one."""
 _BLOCK = 16
 """Tiles along the side of a square that is looked at as a whole, since a million looks take long."""
+_VOLUME_STRETCH = "percent:0.5,99.9"
+"""Of volumes of more than 8 bits."""
 _LONGEST_NAME = 160
 """Bytes of an input's name in the names of its outputs; file systems allow 255 with what is added."""
 
@@ -76,7 +78,7 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
     chosen = named_model(settings)
     with ExitStack() as opened:
         scene = _Scene(path, settings, opened)
-        chosen = chosen or model_for(scene.look(native=False) if scene.is_rgb else None, scene.overview)
+        chosen = chosen or scene.model()
         reading = preferred(settings.reading, chosen.weights, scene.frame, is_brightfield=scene.is_brightfield)
         if reading != settings.reading:
             settings = replace(settings, reading=reading)
@@ -95,7 +97,10 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
                 mend="give it one: gdal_edit.py -a_srs EPSG:CODE FILE, or leave --require-crs out",
             )  # fmt: skip
         if source.frame.crs is None and source.frame.unit == "px":
-            warnings.warn(SeggeoWarning(f"{public_name(path)} has no CRS: coordinates and areas are in pixels"), stacklevel=2)
+            lacks = "has no CRS: coordinates and areas are in pixels"
+            if source.frame.placement is not None:
+                lacks = "does not say the size of its voxels, and lengths are in voxels: say it with --spacing Z,Y,X"
+            warnings.warn(SeggeoWarning(f"{public_name(path)} {lacks}"), stacklevel=2)
         job = Job(
             source={"path": public_name(path), **source.fingerprint()},
             reading={**to_json(settings.reading), "bands": list(source.bands), **_digests(settings)},
@@ -140,13 +145,22 @@ class _Scene:
         self.frame = source.frame
         self.overview = source.overview(OVERVIEW_PX)
         """In the bands that are shown."""
-        self.stretch = image_io.fit_stretch(self.overview, settings.reading.stretch)
+        self.stretch = image_io.fit_stretch(self.overview, _stretch_asked(settings.reading, self.overview, self.frame))
         self.is_brightfield = self.frame.unit == "um" and self.is_rgb and image_io.shows_brightfield(source, self.overview)
 
     @property
     def mpp(self) -> float | None:
         """Micrometres per pixel of a slide of stained tissue; cells in fluorescence have any size, and tell it themselves."""
         return sqrt(self.frame.spacing[1] * self.frame.spacing[2]) if self.is_brightfield else None
+
+    def model(self) -> Chosen:
+        """What `auto` takes."""
+        if self.frame.placement is not None and self.frame.placement.space:
+            from seggeo.models.auto import FALLBACK
+
+            why = "it is a medical volume, which no bundled weights have learnt"
+            return Chosen(name=FALLBACK, weights=None, choice={"model": FALLBACK, "kind": "medical", "why": why})
+        return model_for(self.look(native=False) if self.is_rgb else None, self.overview)
 
     def _open(self, *, native: bool) -> image_io.AnySource:
         source = image_io.open_source(self._path, self._settings.reading, native=native)
@@ -202,6 +216,19 @@ def _check(bands: tuple[str, ...], info: ModelInfo, request: ModelRequest) -> No
             why="that model learns nothing and takes no weights",
             mend="leave it out, or choose --model maskrcnn or sam",
         )
+
+
+def _stretch_asked(reading: Reading, overview: Pixels, frame: Frame) -> str:
+    """The stretch as it is asked for: a window, and for volumes of more than 8 bits limits that keep objects' own contrast.
+
+    Objects may fill less than a hundredth of a volume, so that the usual percentiles would all be of its ground.
+    """
+    if reading.window is not None:
+        low, high = window_limits(reading.window)
+        return f"{low!r},{high!r}"
+    if frame.depth > 1 and reading.stretch == "auto" and overview.data.dtype != np.uint8:
+        return _VOLUME_STRETCH
+    return reading.stretch
 
 
 def _digests(settings: Settings) -> dict[str, str | None]:
@@ -275,17 +302,18 @@ def count_empty(plan: Plan, path: str) -> int:
     rows = [grid.row_window(i) for i in range(grid.rows)]
     cols = [grid.col_window(i) for i in range(grid.cols)]
 
-    def empty(some_rows: list[tuple[int, int]], some_cols: list[tuple[int, int]]) -> int:
+    def empty(z: int, some_rows: list[tuple[int, int]], some_cols: list[tuple[int, int]]) -> int:
         whole = Window.from_bounds(some_rows[0][0], some_cols[0][0], some_rows[-1][1], some_cols[-1][1])
-        if source.is_empty(whole):
+        if source.is_empty(whole, z):
             return len(some_rows) * len(some_cols)
         if len(some_rows) == len(some_cols) == 1:
             return 0
-        return sum(empty([row], [col]) for row in some_rows for col in some_cols)
+        return sum(empty(z, [row], [col]) for row in some_rows for col in some_cols)
 
     with image_io.open_source(path, plan.settings.reading, native=plan.is_native) as source:
-        return grid.depth * sum(
-            empty(rows[i : i + _BLOCK], cols[j : j + _BLOCK])
+        return sum(
+            empty(z, rows[i : i + _BLOCK], cols[j : j + _BLOCK])
+            for z in range(grid.depth)
             for i in range(0, len(rows), _BLOCK)
             for j in range(0, len(cols), _BLOCK)
         )
@@ -321,6 +349,8 @@ def public_name(path: str) -> str:
 def input_name(path: str) -> str:
     """Stem of an input's file name; a long one is cut and told apart by a digest, so that outputs named after it fit."""
     stem = Path(path.split("?")[0].rstrip("/") if "://" in path else path).stem or "image"
+    if path.lower().endswith(".nii.gz"):
+        stem = Path(stem).stem
     name = os.fsencode(stem)
     if len(name) <= _LONGEST_NAME:
         return stem

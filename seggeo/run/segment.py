@@ -20,6 +20,7 @@ from seggeo.run.dask_cluster import crew_of
 from seggeo.run.devices import devices_of
 from seggeo.run.enrich import check_extras
 from seggeo.run.execute import choose_workers, pending, run_parts
+from seggeo.run.formats import check_fit, with_formats
 from seggeo.run.naming import places
 from seggeo.run.outcome import Summary, finish, finished_before
 from seggeo.run.part import PartReport, Recipe, check_unchanged
@@ -50,10 +51,12 @@ def segment_file(
         SeggeoError: Of the kind that fits; nothing is written under a final name then.
     """
     began = time.monotonic()
+    settings = with_formats(path, settings)
     where = places(out, stem or input_name(path), settings.output.format, execution.work)
     check_formats(settings)
     plan = make_plan(path, settings, execution)
     yield plan
+    check_fit(settings.output.format, plan.job.frame)
     check_extras(settings.output, plan.job.frame)
     check_outputs(where, plan, execution)
     store = RunStore(where.work)

@@ -28,9 +28,11 @@ def part_work(job: Job, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
 
     Args:
         job: The job.
-        valid: `(h, w)` where an overview of the whole image has data.
+        valid: `(h, w)` where an overview of the whole image has data; that of a volume, slices side by side, tells nothing.
     """
     grid, parts = job.grid, job.parts
+    if grid.depth > 1:
+        valid = np.ones((1, 1), np.bool_)
     height, width = valid.shape
     tiles = [[min(start + parts.side, n) - start for start in range(0, n, parts.side)] for n in (grid.rows, grid.cols)]
     rows = [(grid.row_core(i * parts.side)[0], grid.row_core(i * parts.side + n - 1)[1]) for i, n in enumerate(tiles[0])]
@@ -44,7 +46,8 @@ def part_work(job: Job, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     seen = before[:, right] - before[:, left]
     share = seen / np.outer(bottom - top, right - left)
     work = np.outer(tiles[0], tiles[1]) * (_EMPTY_TILE + (1 - _EMPTY_TILE) * share)
-    return np.tile(work.ravel(), grid.depth).astype(np.float32)
+    slices = [min(start + parts.layers, grid.depth) - start for start in range(0, grid.depth, parts.layers)]
+    return np.outer(slices, work.ravel()).ravel().astype(np.float32)
 
 
 def _scaled(bounds: Sequence[tuple[int, int]], scale: float, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -17,7 +17,7 @@ import tifffile
 import zarr
 from affine import Affine
 from skimage.measure import label as components
-from support_results import PROVENANCE, empty_result, result_of
+from support_results import PROVENANCE, ListResult, empty_result, result_of
 from support_scenes import seam_scene
 from support_slides import open_native
 
@@ -174,9 +174,14 @@ def test_a_folder_is_replaced_as_a_whole_and_stays_on_failure(result, written, t
     path = tmp_path / "l.ome.zarr"
     shutil.copytree(written, path)
     before = contents(path)
-    volume = result_of(np.ones((8, 8), np.int32), Frame(height=8, width=8, depth=2))
-    with pytest.raises(OutputError, match="2 slices"):
-        write_ome_zarr(volume, path, SinkOptions())
+
+    class Broken(ListResult):
+        def iter_objects(self):
+            yield from super().iter_objects()
+            raise OSError("reading the parts failed")
+
+    with pytest.raises(OutputError, match="reading the parts"):
+        write_ome_zarr(Broken(result.objects, result.frame), path, SinkOptions())
     assert contents(path) == before
 
     write_ome_zarr(empty_result(FRAME), path, SinkOptions())

@@ -15,7 +15,7 @@ from seggeo.run.naming import SUFFIXES, format_of, places, with_format
     [
         ("x.gpkg", "gpkg"), ("x.GPKG", "gpkg"), ("d/x.fgb", "fgb"), ("x.parquet", "parquet"), ("x.geojson", "geojson"),
         ("x.geojson.gz", "geojson"), ("x.tif", "cog"), ("x.tiff", "cog"), ("x.ome.tif", "ome-tiff"), ("x.csv", "cells-csv"),
-        ("x.ome.zarr", "ome-zarr"), ("x.zarr", "ome-zarr"),
+        ("x.ome.zarr", "ome-zarr"), ("x.zarr", "ome-zarr"), ("x.nii.gz", "nifti"), ("x.NII", "nifti"),
         ("folder", None), ("run_0.5", None), (".", None), ("../a.b/c", None),
     ],
 )  # fmt: skip
@@ -48,9 +48,19 @@ def test_the_ending_chooses_where_nothing_was_chosen():
     assert with_format({}, Path("x.parquet"))["format"] == ("parquet",)
 
 
-@pytest.mark.parametrize("kind", SUFFIXES)
+def test_a_format_that_is_a_folder_lies_in_the_folder_named_and_packed_nifti_is_no_geojson():
+    assert places(Path("some"), "ct", ("masks", "nifti"), None).outputs == {
+        "masks": Path("some/ct_masks"), "nifti": Path("some/ct_labels.nii.gz")
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="geojson"):
+        with_format({"format": ("nifti",)}, Path("x.geojson.gz"))
+    with pytest.raises(ConfigError, match="nifti"):
+        with_format({"format": ("geojson",)}, Path("x.nii.gz"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SUFFIXES if "." in SUFFIXES[kind]])
 def test_the_file_named_is_the_file_written(kind: str):
-    out = Path("some") / f"x{Path(SUFFIXES[kind]).suffix}"
+    out = Path("some") / f"x{'.nii.gz' if kind == 'nifti' else Path(SUFFIXES[kind]).suffix}"
 
     where = places(out, "input", (kind, "fgb"), None)
 

@@ -100,9 +100,10 @@ def test_what_batch_systems_cannot_mean_is_refused(said: dict[str, str]):
         part_from(said)
 
 
-def test_a_volume_repeats_its_slices():
-    flat, deep = job(300, 300), job(300, 300, depth=3)
-    valid = np.random.default_rng(0).random((300, 300)) > 0.5
+def test_parts_of_a_volume_weigh_as_many_tiles_as_they_have():
+    deep = job(300, 300, depth=37)
 
-    np.testing.assert_array_equal(part_work(deep, valid), np.tile(part_work(flat, valid), 3))
-    assert len(deep.parts) == 3 * len(flat.parts)
+    weight = part_work(deep, np.ones((5, 9), np.bool_))
+
+    assert weight.tolist() == [len(deep.parts.tiles(part)) for part in range(len(deep.parts))]
+    assert deep.parts.layers > 1

@@ -1,0 +1,247 @@
+"""Volumes: stacks, NIfTI, DICOM, OME-Zarr and their like, as slices of a work grid along any axis.
+
+1. A `VolumeFile` reads boxes of voxels (`volume_detect.open_volume_file` finds which); `View` turns its axes.
+2. `Blocks` keeps what was decoded together, so that slices of one chunk are decoded once.
+3. `VolumeSource` puts channels, or a slice and its neighbours, beside each other, says what is data, and shows the whole
+   volume as one picture of slices side by side, from which the job's one stretch is taken.
+"""
+
+from __future__ import annotations
+
+import warnings
+from math import ceil, isqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seggeo.config import Reading
+from seggeo.errors import ConfigError, SeggeoWarning
+from seggeo.geometry import Frame, Window
+from seggeo.io.channels import choose_channels
+from seggeo.io.frames import check_inside
+from seggeo.io.volume_blocks import Blocks
+from seggeo.io.volume_file import VolumeFile
+from seggeo.io.volume_view import time_of, view_of
+from seggeo.protocols import Pixels
+
+OVERVIEW_SLICES = 16
+"""Slices in the picture of the whole."""
+_OVERVIEW_VOXELS = 2**28
+"""Voxels that are decoded for it at most, about."""
+
+
+def open_volume(path: str, reading: Reading, *, native: bool) -> VolumeSource:
+    """A source of the slices of a volume.
+
+    Args:
+        path: A file, a folder, or the address of an OME-Zarr.
+        reading: Axis, time, channels and limits.
+        native: True: the channels asked for, or all, in the file's dtype; False: three for an RGB model.
+
+    Raises:
+        SourceError: The input is missing, damaged, unsupported or refused by a limit.
+        ConfigError: The settings do not fit this volume.
+    """
+    from seggeo.io.volume_detect import open_volume_file
+
+    file = open_volume_file(path, reading)
+    try:
+        return VolumeSource(file, path=path, reading=reading, native=native)
+    except BaseException:
+        file.close()
+        raise
+
+
+class VolumeSource:
+    """A `Source` over one volume; may be read from several threads, pickled as the recipe to open it again."""
+
+    def __init__(self, file: VolumeFile, *, path: str, reading: Reading, native: bool) -> None:
+        self._file, self._path, self._reading, self._native = file, path, reading, native
+        self._name = path if path.isprintable() else repr(path)
+        facts = file.facts
+        self._view = view_of(facts, reading, self._name)
+        self._blocks = Blocks(file, self._view, time_of(facts, reading, self._name))
+        self._planes = self._chosen()
+        for text in facts.warnings:
+            warnings.warn(SeggeoWarning(f"{self._name}: {text}"), stacklevel=3)
+
+    @property
+    def frame(self) -> Frame:
+        """The work grid; its placement leads to the world."""
+        return self._view.frame
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of what `read` gives, in order: channels, with the offset of the slice where neighbours are read."""
+        names = self._file.facts.channels
+        return tuple(names[channel] + (f" z{step:+d}" if step else "") for channel, step in self._planes)
+
+    @property
+    def is_brightfield(self) -> bool:
+        """True for the three colours of a camera."""
+        return self._file.facts.is_rgb
+
+    def read(self, window: Window, z: int = 0) -> Pixels:
+        """Pixels of a window that lies in `frame.window`, of slice `z`; neighbours beyond an end repeat the last slice.
+
+        Raises:
+            GeometryError: A window or slice outside the frame.
+            SourceError: The file is damaged there.
+        """
+        check_inside(window, z, self.frame, "volume")
+        data = np.empty((len(self._planes), *window.shape), self._file.facts.dtype)
+        done: dict[tuple[int, int], int] = {}
+        for i, (channel, step) in enumerate(self._planes):
+            at = min(max(z + step, 0), self.frame.depth - 1)
+            if self._is_missing(at):
+                at = z
+            if (channel, at) in done:
+                data[i] = data[done[channel, at]]
+            else:
+                data[i] = self._blocks.plane(window, at, channel)
+                done[channel, at] = i
+        return Pixels(data=data.transpose(1, 2, 0), valid=self._valid(data, window, z))
+
+    def is_empty(self, window: Window, z: int = 0) -> bool:
+        """True when it is known without decoding that a window of slice `z` holds nothing."""
+        return self._is_missing(z) or self._blocks.is_empty(window, z)
+
+    def overview_slices(self) -> list[int]:
+        """The slices that the overview shows, ascending: evenly spread, none at the ends of a deep volume."""
+        depth = self.frame.depth
+        count = min(depth, OVERVIEW_SLICES)
+        return sorted({int((i + 0.5) * depth / count) for i in range(count)})
+
+    def overview(self, max_side: int = 2048) -> Pixels:
+        """Slices side by side, each decimated to nearest voxels, in at most `max_side` pixels a side.
+
+        Of slices too large to decode whole only a lattice of blocks is read; what lies between is not valid.
+        """
+        slices = self.overview_slices()
+        across = isqrt(len(slices) - 1) + 1
+        cell = max(1, max_side // across)
+        step = max(1, ceil(max(self.frame.height, self.frame.width) / cell))
+        height, width = -(-self.frame.height // step), -(-self.frame.width // step)
+        down = -(-len(slices) // across)
+        data = np.zeros((down * height, across * width, len(self._planes)), self._file.facts.dtype)
+        valid = np.zeros(data.shape[:2], np.bool_)
+        voxels = self.frame.height * self.frame.width * len({channel for channel, _ in self._planes})
+        every = max(1, ceil((voxels * len(slices) / _OVERVIEW_VOXELS) ** 0.5))
+        for i, z in enumerate(slices):
+            row, col = i // across * height, i % across * width
+            self._decimate(
+                z, (step, every), data[row : row + height, col : col + width], valid[row : row + height, col : col + width]
+            )
+        return Pixels(data=data, valid=valid)
+
+    def slice_overview(self, z: int, max_side: int) -> Pixels:
+        """One slice decimated to nearest voxels, in at most `max_side` pixels a side."""
+        step = max(1, ceil(max(self.frame.height, self.frame.width) / max_side))
+        shape = -(-self.frame.height // step), -(-self.frame.width // step)
+        data = np.zeros((*shape, len(self._planes)), self._file.facts.dtype)
+        valid = np.zeros(shape, np.bool_)
+        self._decimate(z, (step, 1), data, valid)
+        return Pixels(data=data, valid=valid)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """To notice that an input was replaced during a run."""
+        return self._file.fingerprint()
+
+    def describe(self) -> dict[str, Any]:
+        """What the volume is and how it is read, as JSON values, for `seggeo info`."""
+        facts, frame = self._file.facts, self.frame
+        return {
+            "path": self._name, "driver": facts.kind, "depth": facts.shape[0], "height": facts.shape[1],
+            "width": facts.shape[2], "axes": list(facts.axes), "bands": len(facts.channels), "dtype": facts.dtype.name,
+            "channels": list(facts.channels), "times": facts.times, "space": facts.space or None, "unit": facts.unit,
+            "spacing": np.linalg.norm(np.asarray(facts.matrix)[:, :3], axis=0).tolist(), "chunk": list(facts.chunk),
+            "missing_slices": sorted(facts.missing), "nodata": facts.nodata, "warnings": list(facts.warnings), **facts.notes,
+            "sliced_along": facts.axes[self._view.order[0]], "read_bands": list(self.bands), "read_dtype": facts.dtype.name,
+            "work_grid": {k: v for k, v in frame.to_json().items() if k != "placement"},
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Close the file; the source may not be read afterwards."""
+        self._blocks.clear()
+        self._file.close()
+
+    def __enter__(self) -> VolumeSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._path, self._reading, self._native)
+
+    def _chosen(self) -> tuple[tuple[int, int], ...]:
+        """Channel and offset of the slice of every band."""
+        facts, reach = self._file.facts, self._reading.neighbours
+        named = self._reading.channel
+        asked: tuple[str | int, ...] | None = self._reading.bands
+        if named is not None:
+            asked = tuple(int(c) if c.isdecimal() else c for c in named)
+        if not reach:
+            channels = choose_channels(
+                facts.channels, asked, native=self._native, is_rgb=facts.is_rgb, name=self._name
+            )  # fmt: skip
+            return tuple((channel, 0) for channel in channels)
+        channels = choose_channels(facts.channels, asked, native=True, is_rgb=False, name=self._name)
+        if asked is None and len(channels) > 1:
+            channels = channels[:1]
+        steps = range(-reach, reach + 1)
+        if not self._native and (reach != 1 or len(channels) != 1):
+            raise ConfigError(
+                what=f"{reach} neighbours of {len(channels)} channels for a model that takes red, green and blue",
+                why="it sees three pictures: a slice of one channel, the one before and the one after",
+                mend="use --neighbours 1 and one --channel, or a model with more bands",
+            )
+        return tuple((channel, step) for step in steps for channel in channels)
+
+    def _is_missing(self, z: int) -> bool:
+        facts = self._file.facts
+        return bool(facts.missing) and self._view.order[0] == 0 and z in facts.missing
+
+    def _valid(self, data: NDArray[Any], window: Window, z: int) -> NDArray[np.bool_]:
+        """Where no band of a slice is a hole: NaN, the nodata value, or a slice that was lost."""
+        facts, order = self._file.facts, self._view.order
+        valid = np.full(data.shape[1:], not self._is_missing(z))
+        nodata = facts.nodata if self._reading.nodata is None else self._reading.nodata
+        own = data[[i for i, (_, step) in enumerate(self._planes) if step == 0]]
+        if data.dtype.kind == "f":
+            valid &= np.isfinite(own).all(axis=0)
+        if nodata is not None:
+            valid &= (own != nodata).all(axis=0)
+        if facts.missing and order[0] != 0:  # rows are the file's slices then
+            lost = np.array(sorted(facts.missing)) - window.row
+            valid[lost[(lost >= 0) & (lost < window.height)]] = False
+        return valid
+
+    def _decimate(
+        self, z: int, steps: tuple[int, int], data: NDArray[Any], valid: NDArray[np.bool_]
+    ) -> None:  # fmt: skip
+        """Fill one cell of the overview from every `steps[1]`-th block, every `steps[0]`-th voxel."""
+        step, every = steps
+        _, height, width = self._blocks.shape
+        rows = range(0, self.frame.height, height)[::every]
+        cols = range(0, self.frame.width, width)[::every]
+        for row in rows:
+            for col in cols:
+                stop = min(row + height, self.frame.height), min(col + width, self.frame.width)
+                first = -(-row // step), -(-col // step)
+                window = Window.from_bounds(row, col, *stop)
+                down, right = slice(first[0], -(-stop[0] // step)), slice(first[1], -(-stop[1] // step))
+                if down.start >= down.stop or right.start >= right.stop:
+                    continue
+                valid[down, right] = not self._is_missing(z)
+                if self.is_empty(window, z):
+                    continue
+                pixels = self.read(window, z)
+                picked = np.s_[first[0] * step - row :: step, first[1] * step - col :: step]
+                data[down, right] = pixels.data[picked]
+                valid[down, right] = pixels.valid[picked]
+
+
+def _reopen(path: str, reading: Reading, native: bool) -> VolumeSource:
+    return open_volume(path, reading, native=native)
