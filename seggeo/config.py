@@ -83,6 +83,8 @@ class Reading:
     """CT window of a volume: lung, bone, soft or CENTRE,WIDTH in Hounsfield units; instead of a stretch."""
     neighbours: int = 0
     """Slices before and after that a model sees beside its own, as further bands."""
+    smooth: float | None = None
+    """Sigma, px, of a Gaussian over the slices of a volume that RGB models see; None: as much as its noise wants."""
     spacing: tuple[float, ...] | None = None
     """Steps z, y, x between the voxels of a volume that does not say them or is wrong; micrometres where it says no unit."""
     series: str | None = None
@@ -134,6 +136,8 @@ class Reading:
                 what=f"neighbours {self.neighbours}, time {self.time}", why="slices are counted from 0, times from 1",
                 mend="use --neighbours 1, --time 1",
             )  # fmt: skip
+        if self.smooth is not None and not 0 <= self.smooth <= 20:
+            raise ConfigError(what=f"smooth {self.smooth} px", why="it lies between 0 and 20", mend="use --smooth 1")
         if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < v < float("inf") for v in self.spacing)):
             raise ConfigError(
                 what=f"spacing {','.join(map(str, self.spacing))}", why="it is three lengths, in the order z, y, x",

@@ -89,6 +89,9 @@ CtWindow = Annotated[
 Neighbours = Annotated[
     int | None, _option("neighbours", "0", "Slices before and after that the model sees beside each.", VOLUMES)
 ]
+Smooth = Annotated[
+    str | None, _option("smooth", "auto", "Gaussian against noise, sigma in px; 0 for none, auto by the noise.", VOLUMES)
+]
 Spacing = Annotated[str | None, _option("spacing", "the file's own", "Steps between voxels, Z,Y,X.", VOLUMES)]
 Series = Annotated[str | None, _option("series", "the only one", "DICOM series of a folder: its number or UID.", VOLUMES)]
 AllowGaps = Annotated[bool | None, _flag("allow-gaps", "Read a DICOM series with missing slices, as no data.", VOLUMES)]
@@ -251,6 +254,8 @@ def _converted(name: str, value: Any) -> Any:
             return tuple(str(v) for v in _split(value))
         case "set":
             return pairs(value)
+        case "smooth":
+            return None if value == "auto" else _number(name, value, float)
         case "spacing":
             return tuple(_number(name, v, float) for v in _split(value))
         case "simplify":

@@ -49,6 +49,7 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     time: o.Time = None,
     window: o.CtWindow = None,
     neighbours: o.Neighbours = None,
+    smooth: o.Smooth = None,
     spacing: o.Spacing = None,
     series: o.Series = None,
     allow_gaps: o.AllowGaps = None,
@@ -233,6 +234,8 @@ def announced(name: str, asked: Settings, plan: Any, talk: Talk) -> Any:
         talk.say(f"  size: {sized}; say otherwise with --diameter or --mpp")
     if ((job.stretch or {}).get("stains") or {}).get("kind") == "macenko":
         talk.say("  stains: haematoxylin and eosin in the colours of the reference")
+    if asked.reading.smooth is None and plan.settings.reading.smooth:
+        talk.say(f"  noise: smoothed with a Gaussian of {plan.settings.reading.smooth:g} px; say otherwise with --smooth")
     if asked.reading.gsd != (gsd := plan.settings.reading.gsd):
         talk.say(f"  read at {gsd:.3g} m a pixel, as the weights have learnt; say otherwise with --gsd")
     return progress_of(job, len(job.grid), talk)

@@ -160,7 +160,13 @@ class RasterSource:
     def describe(self) -> dict[str, Any]:
         """What the file is and how it is read, as JSON values, for `seggeo info`."""
         with self._lock, gdal_settings(self._entry):
-            return describe(self._ds, entry=self._entry, plan=self._plan, sparse=self._sparse, frame=self.frame)
+            for again in (True, False):  # GDAL may raise here what it has kept from an earlier read of a damaged block
+                try:
+                    return describe(self._ds, entry=self._entry, plan=self._plan, sparse=self._sparse, frame=self.frame)
+                except GDAL_ERRORS as error:
+                    if not again:
+                        raise damaged(self._entry, error) from error
+        raise AssertionError("described, or refused")
 
     def close(self) -> None:
         """Close the file; the source may not be read afterwards."""

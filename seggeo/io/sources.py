@@ -58,7 +58,7 @@ def shows_brightfield(source: AnySource, overview: Pixels) -> bool:
 def _check_plane(path: str, reading: Reading) -> None:
     """Refuse options for volumes beside an image."""
     own = Reading()
-    asked = [n for n in ("axis", "time", "window", "neighbours", "spacing", "series", "allow_gaps")
+    asked = [n for n in ("axis", "time", "window", "neighbours", "smooth", "spacing", "series", "allow_gaps")
              if getattr(reading, n) != getattr(own, n)]  # fmt: skip
     if asked:
         raise ConfigError(

@@ -150,7 +150,7 @@ def _read_tags(file: BinaryIO, place: int, *, order: str, big: bool) -> tuple[di
     tags = {}
     for i in range(count):
         tag, kind, length, value = struct.unpack(order + entry, body[i * size : (i + 1) * size])
-        if tag in _WANTED and kind in _TYPES:
+        if tag in _WANTED and kind in _TYPES and length:  # a tag without a value is as good as none, to libtiff too
             tags[tag] = _values(file, kind=_TYPES[kind], length=length, value=value, order=order)
     return tags, following
 

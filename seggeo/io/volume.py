@@ -22,11 +22,14 @@ from seggeo.io.channels import choose_channels
 from seggeo.io.frames import check_inside
 from seggeo.io.volume_blocks import Blocks
 from seggeo.io.volume_file import VolumeFile
+from seggeo.io.volume_smooth import Smoothing, smoothing_for
 from seggeo.io.volume_view import time_of, view_of
 from seggeo.protocols import Pixels
 
 OVERVIEW_SLICES = 16
 """Slices in the picture of the whole."""
+_NOISE_SIDE = 512
+"""Side of the windows that noise is measured in, px."""
 _OVERVIEW_VOXELS = 2**28
 """Voxels that are decoded for it at most, about."""
 
@@ -63,6 +66,10 @@ class VolumeSource:
         self._view = view_of(facts, reading, self._name)
         self._blocks = Blocks(file, self._view, time_of(facts, reading, self._name))
         self._planes = self._chosen()
+        self._smoothing = None
+        if reading.smooth and not native:
+            frame = self._view.frame
+            self._smoothing = Smoothing.of(reading.smooth, frame.spacing, is_series=frame.is_series)
         for text in facts.warnings:
             warnings.warn(SeggeoWarning(f"{self._name}: {text}"), stacklevel=3)
 
@@ -82,6 +89,17 @@ class VolumeSource:
         """True for the three colours of a camera."""
         return self._file.facts.is_rgb
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what `read` gives: the file's, or real numbers where it is smoothed."""
+        return self._file.facts.dtype if self._smoothing is None else np.dtype(np.float32)
+
+    def noise_smoothing(self) -> float:
+        """Sigma, px, of the Gaussian that the volume's noise wants, from whole slices or windows of them."""
+        channel = self._planes[0][0]
+        window = _central(self.frame.window, _NOISE_SIDE)
+        return smoothing_for([self._valued(window, z, channel) for z in self.overview_slices()])
+
     def read(self, window: Window, z: int = 0) -> Pixels:
         """Pixels of a window that lies in `frame.window`, of slice `z`; neighbours beyond an end repeat the last slice.
 
@@ -90,7 +108,7 @@ class VolumeSource:
             SourceError: The file is damaged there.
         """
         check_inside(window, z, self.frame, "volume")
-        data = np.empty((len(self._planes), *window.shape), self._file.facts.dtype)
+        data = np.empty((len(self._planes), *window.shape), self.dtype)
         done: dict[tuple[int, int], int] = {}
         for i, (channel, step) in enumerate(self._planes):
             at = min(max(z + step, 0), self.frame.depth - 1)
@@ -99,13 +117,20 @@ class VolumeSource:
             if (channel, at) in done:
                 data[i] = data[done[channel, at]]
             else:
-                data[i] = self._blocks.plane(window, at, channel)
+                data[i] = self._plane(window, at, channel)
                 done[channel, at] = i
-        return Pixels(data=data.transpose(1, 2, 0), valid=self._valid(data, window, z))
+        if self._smoothing is None:
+            return Pixels(data=data.transpose(1, 2, 0), valid=self._valid(data, window, z))
+        own = np.stack([self._blocks.plane(window, z, channel) for channel in sorted({c for c, _ in self._planes})])
+        return Pixels(data=data.transpose(1, 2, 0), valid=self._whole(own, window, z))
 
     def is_empty(self, window: Window, z: int = 0) -> bool:
         """True when it is known without decoding that a window of slice `z` holds nothing."""
-        return self._is_missing(z) or self._blocks.is_empty(window, z)
+        if self._smoothing is None or self._is_missing(z):
+            return self._is_missing(z) or self._blocks.is_empty(window, z)
+        wide, reach = window.grow(self._smoothing.margin, within=self.frame.window), self._smoothing.slices
+        near = range(max(0, z - reach), min(self.frame.depth, z + reach + 1))
+        return all(self._is_missing(at) or self._blocks.is_empty(wide, at) for at in near)
 
     def overview_slices(self) -> list[int]:
         """The slices that the overview shows, ascending: evenly spread, none at the ends of a deep volume."""
@@ -124,7 +149,7 @@ class VolumeSource:
         step = max(1, ceil(max(self.frame.height, self.frame.width) / cell))
         height, width = -(-self.frame.height // step), -(-self.frame.width // step)
         down = -(-len(slices) // across)
-        data = np.zeros((down * height, across * width, len(self._planes)), self._file.facts.dtype)
+        data = np.zeros((down * height, across * width, len(self._planes)), self.dtype)
         valid = np.zeros(data.shape[:2], np.bool_)
         voxels = self.frame.height * self.frame.width * len({channel for channel, _ in self._planes})
         every = max(1, ceil((voxels * len(slices) / _OVERVIEW_VOXELS) ** 0.5))
@@ -139,7 +164,7 @@ class VolumeSource:
         """One slice decimated to nearest voxels, in at most `max_side` pixels a side."""
         step = max(1, ceil(max(self.frame.height, self.frame.width) / max_side))
         shape = -(-self.frame.height // step), -(-self.frame.width // step)
-        data = np.zeros((*shape, len(self._planes)), self._file.facts.dtype)
+        data = np.zeros((*shape, len(self._planes)), self.dtype)
         valid = np.zeros(shape, np.bool_)
         self._decimate(z, (step, 1), data, valid)
         return Pixels(data=data, valid=valid)
@@ -203,13 +228,29 @@ class VolumeSource:
         facts = self._file.facts
         return bool(facts.missing) and self._view.order[0] == 0 and z in facts.missing
 
+    def _plane(self, window: Window, z: int, channel: int) -> NDArray[Any]:
+        if self._smoothing is None:
+            return self._blocks.plane(window, z, channel)
+
+        def valued(wide: Window, at: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            return self._valued(wide, at, channel)
+
+        return self._smoothing.apply(valued, window, z, within=(self.frame.depth, self.frame.window))
+
+    def _valued(self, window: Window, z: int, channel: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values and validity of one channel, `(h, w)`."""
+        values = self._blocks.plane(window, z, channel)
+        return values, self._whole(values[None], window, z)
+
     def _valid(self, data: NDArray[Any], window: Window, z: int) -> NDArray[np.bool_]:
-        """Where no band of a slice is a hole: NaN, the nodata value, or a slice that was lost."""
+        return self._whole(data[[i for i, (_, step) in enumerate(self._planes) if step == 0]], window, z)
+
+    def _whole(self, own: NDArray[Any], window: Window, z: int) -> NDArray[np.bool_]:
+        """Where no channel `(c, h, w)` of a slice is a hole: NaN, the nodata value, or a slice that was lost."""
         facts, order = self._file.facts, self._view.order
-        valid = np.full(data.shape[1:], not self._is_missing(z))
+        valid = np.full(own.shape[1:], not self._is_missing(z))
         nodata = facts.nodata if self._reading.nodata is None else self._reading.nodata
-        own = data[[i for i, (_, step) in enumerate(self._planes) if step == 0]]
-        if data.dtype.kind == "f":
+        if own.dtype.kind == "f":
             valid &= np.isfinite(own).all(axis=0)
         if nodata is not None:
             valid &= (own != nodata).all(axis=0)
@@ -241,6 +282,12 @@ class VolumeSource:
                 picked = np.s_[first[0] * step - row :: step, first[1] * step - col :: step]
                 data[down, right] = pixels.data[picked]
                 valid[down, right] = pixels.valid[picked]
+
+
+def _central(whole: Window, side: int) -> Window:
+    """The middle of a slice, at most `side` px a side."""
+    height, width = min(side, whole.height), min(side, whole.width)
+    return Window(row=(whole.height - height) // 2, col=(whole.width - width) // 2, height=height, width=width)
 
 
 def _reopen(path: str, reading: Reading, native: bool) -> VolumeSource:

@@ -75,6 +75,7 @@ class _Handler(logging.Handler):
 
 def start(kind: str, level: int) -> None:
     """Set up logging, as text or as JSON, here and in the processes that this one starts."""
+    _drop_garbled()
     if kind == "json":
         os.environ[VARIABLE] = kind
         _replace()
@@ -85,6 +86,7 @@ def start(kind: str, level: int) -> None:
 
 def follow_parent() -> None:
     """In a new process: as the parent does it."""
+    _drop_garbled()
     if os.environ.get(VARIABLE) == "json":
         _replace()
         sys.stdout = sys.stderr  # its results go elsewhere
@@ -97,6 +99,21 @@ def tell(level: str, values: Mapping[str, Any]) -> bool:
         return False
     sys.stderr.record(level, values)
     return True
+
+
+def _drop_garbled() -> None:
+    """Keep tracebacks of messages that rasterio cannot decode, as of a damaged file, out of standard error.
+
+    GDAL's error itself is raised all the same; what is lost is a line of its log.
+    """
+    before = sys.unraisablehook
+
+    def hook(caught: Any) -> None:
+        is_garbled = isinstance(caught.exc_value, UnicodeDecodeError) and "rasterio" in str(caught.object)
+        if not is_garbled:
+            before(caught)
+
+    sys.unraisablehook = hook
 
 
 def _replace() -> None:

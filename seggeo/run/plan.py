@@ -34,7 +34,7 @@ _SPARE = 0.25
 _BLOCK = 16
 """Tiles along the side of a square that is looked at as a whole, since a million looks take long."""
 _VOLUME_STRETCH = "percent:0.5,99.9"
-"""Of volumes of more than 8 bits."""
+"""Of volumes."""
 _LONGEST_NAME = 160
 """Bytes of an input's name in the names of its outputs; file systems allow 255 with what is added."""
 
@@ -80,6 +80,8 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         scene = _Scene(path, settings, opened)
         chosen = chosen or scene.model()
         reading = preferred(settings.reading, chosen.weights, scene.frame, is_brightfield=scene.is_brightfield)
+        if scene.noise and reading.smooth is None:
+            reading = replace(reading, smooth=scene.noise)
         if reading != settings.reading:
             settings = replace(settings, reading=reading)
             scene = _Scene(path, settings, opened)
@@ -153,6 +155,12 @@ class _Scene:
         """Micrometres per pixel of a slide of stained tissue; cells in fluorescence have any size, and tell it themselves."""
         return sqrt(self.frame.spacing[1] * self.frame.spacing[2]) if self.is_brightfield else None
 
+    @property
+    def noise(self) -> float:
+        """Sigma of the Gaussian that a volume's noise wants; 0 for images, and for volumes that are not shown as RGB."""
+        source = self._sources.get(False)
+        return source.noise_smoothing() if isinstance(source, image_io.VolumeSource) else 0.0
+
     def model(self) -> Chosen:
         """What `auto` takes."""
         if self.frame.placement is not None and self.frame.placement.space:
@@ -219,14 +227,16 @@ def _check(bands: tuple[str, ...], info: ModelInfo, request: ModelRequest) -> No
 
 
 def _stretch_asked(reading: Reading, overview: Pixels, frame: Frame) -> str:
-    """The stretch as it is asked for: a window, and for volumes of more than 8 bits limits that keep objects' own contrast.
+    """The stretch as it is asked for: a window, and for volumes but those in colour limits that keep objects' own contrast.
 
-    Objects may fill less than a hundredth of a volume, so that the usual percentiles would all be of its ground.
+    Objects may fill less than a hundredth of a volume, so that the usual percentiles would all be of its ground, and stacks
+    of 8 bits often use a part of them.
     """
     if reading.window is not None:
         low, high = window_limits(reading.window)
         return f"{low!r},{high!r}"
-    if frame.depth > 1 and reading.stretch == "auto" and overview.data.dtype != np.uint8:
+    is_gray = bool((overview.data == overview.data[..., :1]).all())
+    if frame.depth > 1 and reading.stretch == "auto" and (is_gray or overview.data.dtype != np.uint8):
         return _VOLUME_STRETCH
     return reading.stretch
 
@@ -349,7 +359,7 @@ def public_name(path: str) -> str:
 def input_name(path: str) -> str:
     """Stem of an input's file name; a long one is cut and told apart by a digest, so that outputs named after it fit."""
     stem = Path(path.split("?")[0].rstrip("/") if "://" in path else path).stem or "image"
-    if path.lower().endswith(".nii.gz"):
+    if path.lower().endswith(".nii.gz") or stem.lower().endswith(".ome"):  # endings of two parts: a.nii.gz, a.ome.tif
         stem = Path(stem).stem
     name = os.fsencode(stem)
     if len(name) <= _LONGEST_NAME:

@@ -21,11 +21,13 @@ _FORWARD = (
     + """
 # Signals come to this shell. It hands the first one on to seggeo, which saves what it has and ends with 75 within 10 s.
 asked=
-hand_on() { asked=$1; trap '' USR1 USR2 TERM; kill -USR1 "$child" 2>/dev/null; }
-"$SEGGEO" @VERB@ "$JOB" &
-child=$!
+child=
+hand_on() { asked=$1; trap : USR1 USR2 TERM; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null; }
 trap 'hand_on USR1' USR1 USR2
 trap 'hand_on TERM' TERM
+"$SEGGEO" @VERB@ "$JOB" &
+child=$!
+[ -z "$asked" ] || kill -USR1 "$child" 2>/dev/null  # it came before there was anyone to tell
 wait "$child"; code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
 """

@@ -83,7 +83,7 @@ def test_values_of_another_kind_are_refused_by_name(name: str, value: Any):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("tiel = 3", "did you mean tile"), ("out = 'x'", "unknown setting out"), ("tile = ", "cannot be read"),
+        ("tilee = 3", "did you mean tile"), ("out = 'x'", "unknown setting out"), ("tile = ", "cannot be read"),
         ("tile = 3\ntile = 4", "cannot be read"), ("[tiling]\ntile = 3", "unknown setting tiling"),
     ],
 )  # fmt: skip
