@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyogrio.errors import DataSourceError
 from rasterio.features import rasterize
 
 from seggeo.errors import ConfigError, GeometryError
@@ -36,6 +34,9 @@ def load_aoi(path: Path, crs: str | None) -> Any:
     Raises:
         ConfigError: No polygons in it, no CRS where one is needed, or not a vector file.
     """
+    import pyogrio  # 70 MB in every process, where few jobs have an area
+    from pyogrio.errors import DataSourceError
+
     if b"OGRVRTDataSource" in read_header(str(path)):
         raise ConfigError(what=f"the AOI {path} is an OGR VRT", why="it can name any other file", mend="give a GPKG or GeoJSON")
     try:

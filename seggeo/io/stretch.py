@@ -145,8 +145,9 @@ def _from_percentiles(sample: Pixels, low: float, high: float) -> Stretch:
     bands = sample.data.shape[2]
     if not len(values):
         return Stretch(kind="linear", low=(0.0,) * bands, high=(1.0,) * bands)
-    limits = np.percentile(values.astype(np.float64), [low, high], axis=0)
-    return Stretch(kind="linear", low=tuple(map(float, limits[0])), high=tuple(map(float, limits[1])))
+    # Band by band: an overview of some million pixels in real numbers is the most that planning would hold.
+    limits = [np.percentile(values[:, band].astype(np.float64), [low, high]) for band in range(bands)]
+    return Stretch(kind="linear", low=tuple(float(a) for a, _ in limits), high=tuple(float(b) for _, b in limits))
 
 
 def _pair(text: str, spec: str) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from seggeo.geometry import Frame
 from seggeo.output import style
 from seggeo.output.features import GEOMETRY, iter_features, provenance_text, schema, to_arrow
 from seggeo.output.geojson import write_geojson
+from seggeo.output.fgb_check import check_fgb
 from seggeo.output.gpkg_check import check_gpkg
 from seggeo.protocols import Result, SinkOptions
 
@@ -78,7 +79,8 @@ def write_flatgeobuf(result: Result, path: Path, options: SinkOptions) -> Path:
     """
     layer = {"SPATIAL_INDEX": "YES", "TITLE": LAYER, "DESCRIPTION": provenance_text(result)}
     with publishing(path, options.scratch) as temporary:
-        _write(result, temporary, options, driver="FlatGeobuf", layer_options=layer)
+        count = _write(result, temporary, options, driver="FlatGeobuf", layer_options=layer)
+        check_fgb(temporary, count)
     return path
 
 
