@@ -129,8 +129,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     print(
-        f"{'GB':>4s}{'formats':>10s}{'slices':>8s}{'tiles':>8s}{'empty':>8s}{'balls':>8s}{'objects':>9s}{'CPU s':>8s}{'wall s':>8s}"
-        f"{'disk MB':>9s}{'peak RSS MB':>13s}"
+        f"{'GB':>4s}{'formats':>10s}{'slices':>8s}{'tiles':>8s}{'empty':>8s}{'balls':>8s}{'objects':>9s}{'CPU s':>8s}"
+        f"{'wall s':>8s}{'disk MB':>9s}{'peak RSS MB':>13s}"
     )
     peaks: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Writes nuclei3d.ome.tif and nuclei3d_truth.tif beside this file: a synthetic confocal stack of nuclei and its truth.
+"""Writes nuclei3d.ome.tif and nuclei3d_truth.ome.tif beside this file: a synthetic confocal stack of nuclei and its truth.
 
 Run: python sample_data/make_nuclei3d.py [FOLDER]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import tifffile
@@ -22,24 +23,24 @@ SHAPE = (20, 112, 120)
 SPACING = np.array([1.0, 0.4, 0.4])
 """um from slice to slice, from row to row and from column to column."""
 COUNT, RADII_UM = 24, (3.4, 5.4)
-TOUCH = 0.96
-"""Centres lie at least so many times the sum of two radii apart."""
+TOUCH = 1.0
+"""Centres lie at least so many times the sum of two radii apart; nuclei are no balls, so that some overlap all the same."""
 BLUR_UM = np.array([0.7, 0.25, 0.25])
 GROUND, BRIGHT, DARKENING = 2.0, 40.0, 0.012
 """Photons of the ground and of a nucleus, and how much of its light is lost with each slice."""
 
 
 def places(rng: np.random.Generator) -> list[tuple[NDArray[np.float64], float]]:
-    """Centres in um and radii of nuclei, each near the one before it or anywhere, none inside another."""
+    """Centres in um and radii of nuclei, half of them beside another, the rest anywhere."""
     size = np.array(SHAPE) * SPACING
     found: list[tuple[NDArray[np.float64], float]] = []
     while len(found) < COUNT:
         radius = float(rng.uniform(*RADII_UM))
-        centre = rng.uniform(0.1 * radius, 1, 3) * size
+        centre = rng.uniform(0, 1, 3) * size
         if found and rng.random() < 0.5:  # lean against another
             other, its_radius = found[int(rng.integers(len(found)))]
             way = rng.normal(size=3)
-            centre = other + way / np.linalg.norm(way) * (radius + its_radius) * rng.uniform(TOUCH, 1.05)
+            centre = other + way / np.linalg.norm(way) * (radius + its_radius) * rng.uniform(TOUCH, 1.1)
         if (centre < 0.5 * radius).any() or (centre > size - 0.5 * radius).any():
             continue
         if all(np.linalg.norm(centre - other) > TOUCH * (radius + its) for other, its in found):
@@ -86,7 +87,7 @@ def numbered(truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def write(path: Path, stack: NDArray[np.uint8], name: str) -> None:
     """An OME-TIFF of one channel, one page for each slice."""
-    facts = {"axes": "ZYX", "Channel": {"Name": [name]}} | {
+    facts = {"axes": "ZYX", "UUID": str(uuid5(NAMESPACE_URL, path.name)), "Channel": {"Name": [name]}} | {
         key: value
         for axis, step in zip("ZYX", SPACING, strict=True)
         for key, value in ((f"PhysicalSize{axis}", float(step)), (f"PhysicalSize{axis}Unit", "µm"))

@@ -75,8 +75,9 @@ class Reading:
     """auto, none, minmax, percent:LOW,HIGH or LOW,HIGH in the file's own values."""
     stain_norm: str = "none"
     """macenko shows a brightfield slide's haematoxylin and eosin to the model as a reference slide has them; none does not."""
-    axis: str = "z"
-    """Axis that a volume is sliced along: z, y, x, or axial, coronal or sagittal where the file says how the patient lies."""
+    axis: str | None = None
+    """Axis that a volume is sliced along: z, y, x, or axial, coronal or sagittal where the file says how the patient lies;
+    None: the one that weights have learnt, else z."""
     time: int | None = None
     """Which volume, from 1, of a file with several in time."""
     window: str | None = None
@@ -126,7 +127,7 @@ class Reading:
         self._check_volume()
 
     def _check_volume(self) -> None:
-        if self.axis not in AXES:
+        if self.axis is not None and self.axis not in AXES:
             raise ConfigError(
                 what=f"axis {self.axis!r} is unknown", why=f"a volume is sliced along one of {', '.join(AXES)}",
                 mend="use --axis z",

@@ -1,22 +1,22 @@
-"""Volumes whose objects are known: balls apart and packed, bundles of tubes, nested labels; and what a model finds of them slice by slice.
+"""Volumes whose objects are known: balls apart and packed, bundles of tubes, nested labels; and what is found of them by slice.
 
-Lengths are in pixels of the plane; slices are `step` pixels apart (the anisotropy). Everything follows from the generator given.
+Lengths are in pixels of the plane; slices are `step` pixels apart (the anisotropy). Everything follows from the generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.instances import Instances
-from seggeo.merge.link import Breaks, Linked, Linker, LinkRules, number
+from seggeo.merge.chains import Breaks
+from seggeo.merge.link import Linked, Linker, LinkRules, number
 
 Labels = NDArray[np.int32]
 Rng = np.random.Generator
-Line = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,22 +43,12 @@ class Errors:
     merges: int
     """True objects more than one that an id stands for."""
     reused: int
-    """Ids that stand for two cross-sections of one slice, or for pieces more than the allowed gap apart or not above each other."""
+    """Ids of two cross-sections of one slice, or of pieces more than the allowed gap apart or not above each other."""
 
 
 def balls_apart(rng: Rng, step: float, side: int = 160, count: int = 250) -> Labels:
     """Balls that never touch, each through five slices or more."""
-    low, high = _radii(step)
-    size = np.array([side, side, side])
-    centres, radii = [], []
-    for _ in range(20 * count):
-        radius, centre = rng.uniform(low, high), rng.uniform(0, 1, 3) * size
-        if all(np.linalg.norm(centre - c) > r + radius + 2 for c, r in zip(centres, radii, strict=True)):
-            centres.append(centre)
-            radii.append(radius)
-        if len(radii) == count:
-            break
-    return draw_balls(np.array(centres), np.array(radii), step, (round(side / step), side, side))
+    return draw_balls(*_apart(rng, _radii(step)[0], side, count), step, (round(side / step), side, side))
 
 
 def balls_packed(rng: Rng, step: float, side: int = 160, *, lean: float = 0.0, tries: int = 6000) -> Labels:
@@ -112,19 +102,11 @@ def tubes(rng: Rng, step: float, side: int = 160, *, slope: float = 0.0, turns: 
 
 
 def nested(rng: Rng, step: float, side: int = 160) -> Labels:
-    """Balls apart, each with a ball in it that is an object of its own: a label inside the ring of another."""
-    outer = balls_apart(rng, step, side)
-    count = int(outer.max())
-    z, row, col = np.nonzero(outer)
-    of = outer[z, row, col]
-    n = np.maximum(np.bincount(of, minlength=count + 1), 1)
-    centre = [np.bincount(of, weights=w, minlength=count + 1) / n for w in (z * step, row, col)]
-    radius = np.cbrt(n * step * 0.75 / np.pi) * 0.7
-    away = (z * step - centre[0][of]) ** 2 + (row - centre[1][of]) ** 2 + (col - centre[2][of]) ** 2
-    inside = away < radius[of] ** 2
-    labels = outer.copy()
-    labels[z[inside], row[inside], col[inside]] += count
-    return labels
+    """Balls apart, each around one of half its radius that is an object of its own: a label in the ring of another."""
+    centres, radii = _apart(rng, 2 * _radii(step)[0], side, 40)
+    shape = (round(side / step), side, side)
+    outer, inner = draw_balls(centres, radii, step, shape), draw_balls(centres, 0.5 * radii, step, shape)
+    return np.where(inner > 0, inner + len(radii), outer)
 
 
 def tree(step: float, levels: int = 3, side: int = 200) -> tuple[Labels, int]:
@@ -138,7 +120,8 @@ def tree(step: float, levels: int = 3, side: int = 200) -> tuple[Labels, int]:
         for i in range(count):
             col, parent = (i + 0.5) * spread, (i // 2 + 0.5) * spread * 2
             start = parent + (6.5 if i % 2 else -6.5) if level else col
-            _ellipse(labels[z], (30, start + (col - start) * within), (6, 6), 0, i + 1)
+            wide = 6 + 12 * max(0, within - 0.5) * (level < levels)
+            _ellipse(labels[z], (30, start + (col - start) * within), (6, wide), np.pi / 2, i + 1)
     return labels, sum(1 << level for level in range(levels))
 
 
@@ -185,7 +168,9 @@ def find(rng: Rng, truth: Labels, *, miss: float = 0.0, jitter: bool = False, em
     return Found(labels=found, truth=tuple(true))
 
 
-def link(found: Found, rules: LinkRules, order: Sequence[int] | None = None) -> tuple[list[NDArray[np.int64]], Breaks, list[Linked]]:
+def link(
+    found: Found, rules: LinkRules, order: Sequence[int] | None = None
+) -> tuple[list[NDArray[np.int64]], Breaks, list[Linked]]:
     """Ids of the cross-sections of every slice; slices are taken in `order`, ascending or descending."""
     return link_pieces([found.pieces(z) for z in range(len(found.labels))], rules, order)
 
@@ -196,8 +181,8 @@ def link_pieces(
     """The same of instances of each slice."""
     order = list(order if order is not None else range(len(pieces)))
     linker = Linker(rules)
-    slices = [linker.add(at, pieces[z]) for at, z in enumerate(order)]
-    breaks = linker.finish()
+    slices = list(linker.walk((at, pieces[z]) for at, z in enumerate(order)))
+    breaks = linker.breaks
     ids: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(pieces)
     for at, of_slice in number(iter(slices), breaks, rules.gap):
         ids[order[at]] = of_slice
@@ -216,18 +201,18 @@ def errors(found: Found, ids: Sequence[NDArray[np.int64]], gap: int = 2) -> Erro
 
 def reused(found: Found, ids: Sequence[NDArray[np.int64]], gap: int) -> int:
     """Ids in two places: see `Errors.reused`. Pieces above each other share a pixel or touch, over a corner too."""
-    last: dict[int, tuple[int, set[tuple[int, int]]]] = {}
+    painted = [np.concatenate([[0], of_slice])[plane] for plane, of_slice in zip(found.labels, ids, strict=True)]
+    last: dict[int, int] = {}
     wrong: set[int] = set()
-    for z, (plane, of_slice) in enumerate(zip(found.labels, ids, strict=True)):
-        here: dict[int, tuple[int, set[tuple[int, int]]]] = {}
-        for label, one in enumerate(of_slice.tolist(), 1):
-            pixels = set(zip(*(a.tolist() for a in np.nonzero(plane == label)), strict=True))
-            before = last.get(one)
-            apart = before is not None and (z - before[0] > gap + 1 or not _touch(pixels, before[1]))
-            if one in here or apart:
+    for z, of_slice in enumerate(ids):
+        here, count = np.unique(of_slice[of_slice > 0], return_counts=True)
+        wrong.update(here[count > 1].tolist())
+        touching = [_touching(painted[z], painted[z - d]) if d <= z else set() for d in range(1, gap + 2)]
+        for one in here.tolist():
+            away = z - last.get(one, z)
+            if away and (away > gap + 1 or one not in touching[away - 1]):
                 wrong.add(one)
-            here[one] = (z, pixels)
-        last.update(here)
+            last[one] = z
     return len(wrong)
 
 
@@ -243,10 +228,22 @@ def _radii(step: float) -> tuple[float, float]:
     return low, 1.6 * low
 
 
-def _touch(a: set[tuple[int, int]], b: set[tuple[int, int]]) -> bool:
-    if not a.isdisjoint(b):
-        return True
-    return any((r + i, c + j) in b for r, c in a for i in (-1, 0, 1) for j in (-1, 0, 1))
+def _apart(rng: Rng, low: float, side: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres `(n, 3)` and radii of balls at least 2 px apart."""
+    centres, radii = np.zeros((0, 3)), np.zeros(0)
+    for _ in range(10 * count):
+        radius, centre = rng.uniform(low, 1.6 * low), rng.uniform(0, side, 3)
+        if len(radii) < count and (np.linalg.norm(centres - centre, axis=1) > radii + radius + 2).all():
+            centres, radii = np.vstack([centres, centre]), np.append(radii, radius)
+    return centres, radii
+
+
+def _touching(a: NDArray[np.int64], b: NDArray[np.int64]) -> set[int]:
+    """Ids of pixels of `a` that lie on, or next to, pixels of the same id in `b`."""
+    wide = np.pad(b, 1)
+    shifts = [wide[i : i + a.shape[0], j : j + a.shape[1]] for i in range(3) for j in range(3)]
+    same = np.logical_or.reduce([a == b for b in shifts])
+    return set(np.unique(a[same & (a > 0)]).tolist())
 
 
 def _ellipse(
@@ -276,8 +273,3 @@ def _jittered(rng: Rng, plane: Labels, count: int) -> Labels:
     for a in around:
         thin = np.where((thin == 0) & (plane == 0) & (change[a] > 0), a, thin)
     return thin.astype(np.int32)
-
-
-def views(found: Found) -> Iterator[tuple[int, Instances]]:
-    """Slices with their cross-sections."""
-    return ((z, found.pieces(z)) for z in range(len(found.labels)))

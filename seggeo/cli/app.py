@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
@@ -62,14 +63,23 @@ def _root(
 ) -> None:
     """Turn images bigger than memory into objects."""
     logs.start(log_format.value, logging.DEBUG if debug else logging.WARNING)
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning = _told_once()
     if not debug:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
-    return f"warning: {message}\n"
+def _told_once() -> Callable[..., str]:
+    """Warnings on one line, and nothing for what was said before: an input is opened several times."""
+    told: set[str] = set()
+
+    def line_of(message: Warning | str, *_: Any, **__: Any) -> str:
+        line = f"warning: {message}\n"
+        is_new = line not in told
+        told.add(line)
+        return line if is_new else ""
+
+    return line_of
 
 
 def main() -> None:

@@ -56,7 +56,8 @@ WorkMpp = Annotated[
     float | None, _option("work-mpp", "the model's", "Micrometres per pixel to work at on a slide of known resolution.", INPUT)
 ]
 Channel = Annotated[
-    str | None, _option("channel", "of nuclei, else the first", "Channels of a slide by name or number: DAPI,2.", INPUT)
+    str | None,
+    _option("channel", "of nuclei, else the first", "Channels of a slide or volume by name or number: DAPI,2.", INPUT),
 ]
 Tissue = Annotated[
     str | None, _option("tissue", "none", "Read tissue alone: auto, none, or a mask image or GeoJSON of it.", INPUT)
@@ -92,8 +93,12 @@ Neighbours = Annotated[
 Smooth = Annotated[
     str | None, _option("smooth", "auto", "Gaussian against noise, sigma in px; 0 for none, auto by the noise.", VOLUMES)
 ]
-Spacing = Annotated[str | None, _option("spacing", "the file's own", "Steps between voxels, Z,Y,X.", VOLUMES)]
-Series = Annotated[str | None, _option("series", "the only one", "DICOM series of a folder: its number or UID.", VOLUMES)]
+Spacing = Annotated[
+    str | None, _option("spacing", "the file's own", "Steps between voxels, Z,Y,X, in the file's unit, or um.", VOLUMES)
+]
+Series = Annotated[
+    str | None, _option("series", "the only one", "DICOM series of a folder: its number, or the end of its UID.", VOLUMES)
+]
 AllowGaps = Annotated[bool | None, _flag("allow-gaps", "Read a DICOM series with missing slices, as no data.", VOLUMES)]
 Link = Annotated[str | None, _option("link", "iou", "Objects through slices: iou, or none (each slice alone).", VOLUMES)]
 LinkIou = Annotated[float | None, _option("link-iou", "0.3", "Least IoU of masks in neighbouring slices.", VOLUMES)]
@@ -112,7 +117,7 @@ Overlap = Annotated[int | None, _option("overlap", "the model's", "Pixels that n
 MatchIou = Annotated[
     float | None, _option("match-iou", "0.3", "Least IoU, where two tiles both look, of two readings of one object.", OBJECTS)
 ]
-MinArea = Annotated[int | None, _option("min-area", "0", "Smallest object written, px.", OBJECTS)]
+MinArea = Annotated[int | None, _option("min-area", "0", "Smallest object written, px; of a volume, voxels.", OBJECTS)]
 MinScore = Annotated[float | None, _option("min-score", "0", "Least score of an object written, 0 to 1.", OBJECTS)]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", show_default="here", help="Output file or folder.", rich_help_panel=WRITING)
@@ -214,6 +219,15 @@ def gather(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], dic
         values["set"] = {**pairs(values.get("set", {})), "nested": nested}
         origin.setdefault("set", origin.pop("nested"))
     return {name: _converted(name, value) for name, value in values.items()}, origin
+
+
+def values_of(**given: Any) -> dict[str, Any]:
+    """Options that were given, by field name, as their fields want them; the rest keep their defaults.
+
+    Raises:
+        ConfigError: A value that means nothing.
+    """
+    return {name: _converted(name, value) for name, value in given.items() if value is not None}
 
 
 def defaults() -> dict[str, Any]:

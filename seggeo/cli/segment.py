@@ -89,7 +89,7 @@ def segment(  # noqa: PLR0913 - one parameter per option; they go straight into 
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Segment images of any size into objects, whole across tile seams, in your GIS's coordinates.
+    """Segment images and volumes of any size into objects, whole across tile seams and slices, in coordinates of the world.
 
     A run that was stopped goes on where it was when the same command is given again.
     """
@@ -225,13 +225,11 @@ def announced(name: str, asked: Settings, plan: Any, talk: Talk) -> Any:
     from seggeo.run.plan import public_name
 
     job = plan.job
-    depth = f"{job.frame.depth} {'frames' if job.frame.is_series else 'slices'} of " if job.frame.depth > 1 else ""
-    size = f"{depth}{job.frame.width} x {job.frame.height} px, {len(job.grid)} tiles of {job.tile} px"
-    talk.say(f"{public_name(name)}: {size}, model {model_name(job)}")
+    talk.say(f"{public_name(name)}: {_size(job.frame)}, {len(job.grid)} tiles of {job.tile} px, model {model_name(job)}")
     if job.choice is not None:
         talk.say(f"  auto took {job.choice['model']} because {job.choice['why']}; choose another with --model")
     if sized := job.model["settings"].get("sized"):
-        talk.say(f"  size: {sized}; say otherwise with --diameter or --mpp")
+        talk.say(f"  size: {sized}; say otherwise with --diameter{'' if job.frame.placement else ' or --mpp'}")
     if ((job.stretch or {}).get("stains") or {}).get("kind") == "macenko":
         talk.say("  stains: haematoxylin and eosin in the colours of the reference")
     if asked.reading.smooth is None and plan.settings.reading.smooth:
@@ -254,14 +252,21 @@ def model_name(job: Any) -> str:
     return name if taken in (None, name) else f"{taken} ({name})"
 
 
+def _size(frame: Any) -> str:
+    """How many slices, or frames in time, of how many pixels."""
+    depth = f"{frame.depth} {'frames' if frame.is_series else 'slices'} of " if frame.depth > 1 else ""
+    return f"{depth}{frame.width} x {frame.height} px"
+
+
 def _show_plan(asked: Job, origin: dict[str, str], talk: Talk) -> None:
     """The plan on stdout: what would be done and where every setting comes from."""
-    facts = _plan_facts(asked, origin)
+    facts, frame = _plan_facts(asked, origin)
     if talk.json:
         talk.result(facts)
         return
     tile, overlap = (facts["settings"][key]["value"] for key in ("tile", "overlap"))
-    print(f"{facts['input']}: {facts['width']} x {facts['height']} px, {facts['crs'] or 'without CRS'}")
+    place = "" if frame.placement is not None else f", {facts['crs'] or 'without CRS'}"
+    print(f"{facts['input']}: {_size(frame)}{place}")
     print(f"  {facts['tiles']} tiles of {tile} px, overlap {overlap} px; {facts['empty_tiles']} are empty and skipped")
     print(f"  {facts['workers']} processes of about {facts['memory_bytes'] / 1e9:.1f} GB, ", end="")
     print(f"{facts['disk_bytes'] / 1e6:.0f} MB on disk")
@@ -274,7 +279,8 @@ def _show_plan(asked: Job, origin: dict[str, str], talk: Talk) -> None:
         print(f"    {key} = {entry['value']}  ({entry['from']})")
 
 
-def _plan_facts(asked: Job, origin: dict[str, str]) -> dict[str, Any]:
+def _plan_facts(asked: Job, origin: dict[str, str]) -> tuple[dict[str, Any], Any]:
+    """What `--dry-run` tells, JSON values, and the frame."""
     from seggeo.config import to_json
     from seggeo.run.checks import check_formats, check_outputs
     from seggeo.run.devices import devices_of
@@ -284,11 +290,11 @@ def _plan_facts(asked: Job, origin: dict[str, str]) -> dict[str, Any]:
     from seggeo.run.naming import places
     from seggeo.run.plan import count_empty, estimate, make_plan
 
-    settings, execution = with_formats(asked.name, asked.settings), asked.execution
+    settings, execution = with_formats(asked.name, asked.settings, asked.out), asked.execution
     where = places(asked.out, asked.stem, settings.output.format, execution.work)
     check_formats(settings)
     plan = make_plan(asked.name, settings, execution)
-    check_fit(settings.output.format, plan.job.frame)
+    check_fit(where.outputs, plan.job.frame)
     check_extras(settings.output, plan.job.frame)
     check_outputs(where, plan, execution)
     job, needs = plan.job, estimate(plan)
@@ -302,12 +308,13 @@ def _plan_facts(asked: Job, origin: dict[str, str]) -> dict[str, Any]:
     chosen.update(tile=job.tile, overlap=job.overlap, set=dict(job.model["settings"]), bands=list(job.reading["bands"]))
     chosen.update(workers=workers, device=plan.info.device)
     return {
-        "input": job.source["path"], "width": job.frame.width, "height": job.frame.height, "crs": plan.source.get("crs"),
+        "input": job.source["path"], "crs": plan.source.get("crs"),
+        "depth": job.frame.depth, "width": job.frame.width, "height": job.frame.height,
         "tiles": len(job.grid), "empty_tiles": count_empty(plan, asked.name), "parts": len(job.parts), "workers": workers,
         **needs, "outputs": {kind: str(path) for kind, path in where.outputs.items()}, "model": job.model,
         "choice": job.choice,
         "settings": {k: {"value": chosen[k], "from": _origin(k, origin, plan)} for k in sorted(o.defaults())},
-    }  # fmt: skip
+    }, job.frame  # fmt: skip
 
 
 def _origin(name: str, origin: dict[str, str], plan: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from seggeo.cli import options as o
 from seggeo.cli.talk import Talk
 from seggeo.errors import ConfigError
 
@@ -22,12 +23,14 @@ def _option(name: str, help_: str, panel: str, default: str | bool = False) -> A
 Model = Annotated[str, typer.Argument(help="unet or maskrcnn.")]
 Data = Annotated[
     list[Path],
-    typer.Argument(help="COCO json, folder of images/ and labels/, manifest CSV, or images with --labels.", show_default=False),
+    typer.Argument(
+        help="COCO json, folder of images/ and labels/, manifest CSV, images or volumes with --labels.", show_default=False
+    ),
 ]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the training; it goes on there when run again.", rich_help_panel=WRITING)
 ]
-Labels = Annotated[Path | None, _option("labels", "Polygons, label raster or COCO json of the image given.", DATA)]
+Labels = Annotated[Path | None, _option("labels", "Polygons, label raster or volume, or COCO json of the image given.", DATA)]
 Images = Annotated[Path | None, _option("images", "Folder of the images a COCO json names.", DATA, "beside the json")]
 Aoi = Annotated[Path | None, _option("aoi", "Polygons of the part that is labelled; nothing is learnt outside.", DATA)]
 Attribute = Annotated[str | None, _option("attribute", "Column of a vector file that holds the class.", DATA)]
@@ -66,14 +69,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and er
 def train(  # noqa: PLR0913 - one for each option
     model: Model, data: Data, out: Out, labels: Labels = None, images: Images = None, aoi: Aoi = None,
     attribute: Attribute = None, bands: Bands = None, gsd: Gsd = None, stretch: Stretch = "auto",
-    allow_overlap: AllowOverlap = False, val: Val = 0.15, weights: Weights = None, minutes: Minutes = None, steps: Steps = 0,
+    axis: o.Axis = None, channel: o.Channel = None, window: o.CtWindow = None, neighbours: o.Neighbours = None,
+    smooth: o.Smooth = None, allow_overlap: AllowOverlap = False, val: Val = 0.15, weights: Weights = None,
+    minutes: Minutes = None, steps: Steps = 0,
     batch: Batch = 4, crop: Crop = 256, rate: Rate = None, epoch: EpochSteps = 500, diameter: Diameter = None,
     zoom: Zoom = "0.8,1.25", seed: Seed = 0, set: Set = None, autocast: Autocast = False, device: Device = "auto",
     threads: Threads = 1, overwrite: Overwrite = False, title: Title = "", licence: Licence = "", credit: Credit = "",
     json_: AsJson = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train a model from labelled images; a training that was stopped goes on when the same command is given again."""
-    from seggeo.cli.options import pairs
     from seggeo.cli.training import run
     from seggeo.config import Reading
     from seggeo.train.examples import find_examples
@@ -82,12 +86,13 @@ def train(  # noqa: PLR0913 - one for each option
     from seggeo.train.session import train as learn
 
     every = bands == "all"
-    reading = Reading(bands=None if every or bands is None else _integers("bands", bands), gsd=gsd, stretch=stretch)
+    sliced = o.values_of(axis=axis, channel=channel, window=window, neighbours=neighbours, smooth=smooth)
+    reading = Reading(bands=None if every or bands is None else _integers("bands", bands), gsd=gsd, stretch=stretch, **sliced)
     recipe = Recipe(
         model=model, reading=reading, all_bands=every or bands is not None, crop=crop, batch=batch, epoch=epoch, rate=rate,
         minutes=minutes if minutes is not None else 0.0 if steps else 60.0, steps=steps,
         diameter=_pair("diameter", diameter, "9,48"), zoom=_pair("zoom", zoom, "0.8,1.25") or (0.8, 1.25), val=val, seed=seed,
-        autocast=autocast, allow_overlap=allow_overlap, set=pairs(set or []),
+        autocast=autocast, allow_overlap=allow_overlap, set=o.pairs(set or []),
     )  # fmt: skip
     running = Running(weights=weights, device=device, threads=threads, overwrite=overwrite)
     about = About(title=title, licence=licence, credit=credit)

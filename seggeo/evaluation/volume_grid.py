@@ -32,7 +32,12 @@ def check_volumes(pred: LabelVolume, truth: LabelVolume, name: str = "") -> tupl
     remarks = [f"{side.name}: {warning}" for side in (pred, truth) for warning in side.file.facts.warnings]
     a, b = pred.file.facts, truth.file.facts
     if a.space and b.space:
-        _check_place(a, b, where)
+        off = place_difference(a, b, "the prediction")
+        if off:
+            raise SourceError(
+                what=f"prediction and truth{where} do not lie at one place", why=off,
+                mend="bring one onto the grid of the other, for example with nibabel.processing.resample_from_to(..., order=0)",
+            )  # fmt: skip
     elif a.space or b.space:
         silent, vocal = (pred, truth) if b.space else (truth, pred)
         remarks.append(f"{silent.name} does not say where it lies: compared with {vocal.name} in the order of the files")
@@ -65,23 +70,22 @@ def _sizes_differ(pred: LabelVolume, truth: LabelVolume, where: str) -> SourceEr
     )  # fmt: skip
 
 
-def _check_place(pred: VolumeFacts, truth: VolumeFacts, where: str) -> None:
-    """Compare the eight corners in voxels of the truth."""
+def place_difference(pred: VolumeFacts, truth: VolumeFacts, subject: str) -> str:
+    """How the place of one volume, `subject`, differs from another's of its size; nothing where it does not.
+
+    The eight corners are compared in voxels of the second.
+    """
     between = np.linalg.inv(_square(_world(truth))) @ _square(_world(pred))
     last = np.array(truth.shape, np.float64) - 1
     corners = np.array([[*corner, 1.0] for corner in product(*((0.0, end) for end in last))])
     off = np.abs(corners @ between.T - corners).max()
     if off <= _OFF:
-        return
-    raise SourceError(
-        what=f"prediction and truth{where} do not lie at one place",
-        why=f"{_difference(between, last)}; corners are up to {off:.3g} voxels apart",
-        mend="bring one onto the grid of the other, for example with nibabel.processing.resample_from_to(..., order=0)",
-    )
+        return ""
+    return f"{_difference(between, last, subject)}; corners are up to {off:.3g} voxels apart"
 
 
-def _difference(between: Matrix, last: Matrix) -> str:
-    """What turns the prediction's voxels into the truth's, in words."""
+def _difference(between: Matrix, last: Matrix, subject: str) -> str:
+    """What turns the subject's voxels into the other's, in words."""
     turn, shift = between[:3, :3], between[:3, 3]
     whole = np.rint(turn)
     if np.abs(turn - whole).max() * last.max(initial=1) > _OFF or not np.array_equal(
@@ -97,7 +101,7 @@ def _difference(between: Matrix, last: Matrix) -> str:
         words.append(f"mirrored along {', '.join(np.array(_AXES)[flipped])}")
     if np.abs(moved).max() > _OFF:
         words.append(f"shifted by {', '.join(f'{step:.4g}' for step in moved)} voxels (z, row, column)")
-    return f"the prediction is {' and '.join(words)}"
+    return f"{subject} is {' and '.join(words)}"
 
 
 def _world(facts: VolumeFacts) -> Matrix:

@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from seggeo.io.geo import RasterSource, open_raster
     from seggeo.io.sources import TISSUE_RULES, AnySource, open_source, shows_brightfield
     from seggeo.io.stretch import Stretch, apply_stretch, fit_stretch
+    from seggeo.io.stretch_words import stretch_asked
     from seggeo.io.volume import VolumeSource
     from seggeo.io.volume_detect import volume_kind
 
 _HOMES = {
     "TISSUE_RULES": "sources", "AnySource": "sources", "RasterSource": "geo", "Stretch": "stretch", "apply_stretch": "stretch",
     "fit_stretch": "stretch", "open_raster": "geo", "open_source": "sources", "shows_brightfield": "sources",
-    "VolumeSource": "volume", "volume_kind": "volume_detect",
+    "VolumeSource": "volume", "stretch_asked": "stretch_words", "volume_kind": "volume_detect",
 }  # fmt: skip
 
 __all__ = [
     "TISSUE_RULES", "AnySource", "RasterSource", "Stretch", "VolumeSource", "apply_stretch", "fit_stretch", "open_raster",
-    "open_source", "shows_brightfield", "volume_kind",
+    "open_source", "shows_brightfield", "stretch_asked", "volume_kind",
 ]  # fmt: skip
 
 

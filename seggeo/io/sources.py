@@ -36,7 +36,7 @@ def open_source(path: str, reading: Reading, *, native: bool) -> AnySource:
     """
     if volume_kind(path) is not None:
         return open_volume(path, reading, native=native)
-    _check_plane(path, reading)
+    check_plane(path, reading)
     source = _open(path, reading, native=native)
     if reading.tissue == "none":
         return source
@@ -55,8 +55,12 @@ def shows_brightfield(source: AnySource, overview: Pixels) -> bool:
     return source.is_brightfield if isinstance(source, MaskedSource | VolumeSource) else is_brightfield(overview)
 
 
-def _check_plane(path: str, reading: Reading) -> None:
-    """Refuse options for volumes beside an image."""
+def check_plane(path: str, reading: Reading) -> None:
+    """Refuse options for volumes beside an image.
+
+    Raises:
+        ConfigError: One is given.
+    """
     own = Reading()
     asked = [n for n in ("axis", "time", "window", "neighbours", "smooth", "spacing", "series", "allow_gaps")
              if getattr(reading, n) != getattr(own, n)]  # fmt: skip

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from math import ceil, isqrt
 from typing import Any
 
@@ -21,13 +22,14 @@ from seggeo.geometry import Frame, Window
 from seggeo.io.channels import choose_channels
 from seggeo.io.frames import check_inside
 from seggeo.io.volume_blocks import Blocks
-from seggeo.io.volume_file import VolumeFile
+from seggeo.io.volume_file import VolumeFacts, VolumeFile
 from seggeo.io.volume_smooth import Smoothing, smoothing_for
 from seggeo.io.volume_view import time_of, view_of
 from seggeo.protocols import Pixels
 
 OVERVIEW_SLICES = 16
 """Slices in the picture of the whole."""
+_GOLDEN = (5**0.5 - 1) / 2
 _NOISE_SIDE = 512
 """Side of the windows that noise is measured in, px."""
 _OVERVIEW_VOXELS = 2**28
@@ -66,17 +68,33 @@ class VolumeSource:
         self._view = view_of(facts, reading, self._name)
         self._blocks = Blocks(file, self._view, time_of(facts, reading, self._name))
         self._planes = self._chosen()
+        self._shown: list[int] | None = None
         self._smoothing = None
         if reading.smooth and not native:
             frame = self._view.frame
             self._smoothing = Smoothing.of(reading.smooth, frame.spacing, is_series=frame.is_series)
         for text in facts.warnings:
-            warnings.warn(SeggeoWarning(f"{self._name}: {text}"), stacklevel=3)
+            told = text.removeprefix(f"{self._name}: ")
+            warnings.warn(SeggeoWarning(f"{self._name}: {told}"), stacklevel=1)  # from one place, so that it is heard once
 
     @property
     def frame(self) -> Frame:
         """The work grid; its placement leads to the world."""
         return self._view.frame
+
+    @property
+    def facts(self) -> VolumeFacts:
+        """What the file says of itself, whichever way it is sliced."""
+        return self._file.facts
+
+    @property
+    def reach(self) -> int:
+        """Slices on either side from which a slice's pixels are made: its neighbours, and those it is smoothed with."""
+        return self._reading.neighbours + (0 if self._smoothing is None else self._smoothing.slices)
+
+    def is_missing(self, z: int) -> bool:
+        """True for a slice that was lost."""
+        return bool(self.facts.missing) and self._view.order[0] == 0 and z in self.facts.missing
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -112,7 +130,7 @@ class VolumeSource:
         done: dict[tuple[int, int], int] = {}
         for i, (channel, step) in enumerate(self._planes):
             at = min(max(z + step, 0), self.frame.depth - 1)
-            if self._is_missing(at):
+            if self.is_missing(at):
                 at = z
             if (channel, at) in done:
                 data[i] = data[done[channel, at]]
@@ -126,22 +144,28 @@ class VolumeSource:
 
     def is_empty(self, window: Window, z: int = 0) -> bool:
         """True when it is known without decoding that a window of slice `z` holds nothing."""
-        if self._smoothing is None or self._is_missing(z):
-            return self._is_missing(z) or self._blocks.is_empty(window, z)
+        if self._smoothing is None or self.is_missing(z):
+            return self.is_missing(z) or self._blocks.is_empty(window, z)
         wide, reach = window.grow(self._smoothing.margin, within=self.frame.window), self._smoothing.slices
         near = range(max(0, z - reach), min(self.frame.depth, z + reach + 1))
-        return all(self._is_missing(at) or self._blocks.is_empty(wide, at) for at in near)
+        return all(self.is_missing(at) or self._blocks.is_empty(wide, at) for at in near)
 
     def overview_slices(self) -> list[int]:
-        """The slices that the overview shows, ascending: evenly spread, none at the ends of a deep volume."""
-        depth = self.frame.depth
-        count = min(depth, OVERVIEW_SLICES)
-        return sorted({int((i + 0.5) * depth / count) for i in range(count)})
+        """The slices that the overview shows, ascending: evenly spread over those that may hold something, none at the ends."""
+        if self._shown is None:
+            filled = [z for slab in self._filled_slabs() for z in slab if not self.is_missing(z)] or range(self.frame.depth)
+            count = min(len(filled), OVERVIEW_SLICES)
+            # Where much was never written, not in step with its blocks, whose first slices may all hold nothing.
+            step = 0.0 if len(filled) == self.frame.depth else _GOLDEN
+            places = (i + (0.5 + i * step) % 1 for i in range(count))
+            self._shown = sorted({filled[int(place * len(filled) / count)] for place in places})
+        return self._shown
 
     def overview(self, max_side: int = 2048) -> Pixels:
         """Slices side by side, each decimated to nearest voxels, in at most `max_side` pixels a side.
 
-        Of slices too large to decode whole only a lattice of blocks is read; what lies between is not valid.
+        Of slices too large to decode whole only a lattice of blocks is read; what lies between is not valid, nor is what
+        nobody ever wrote, unless that is all there is: a stretch shall fit what is there.
         """
         slices = self.overview_slices()
         across = isqrt(len(slices) - 1) + 1
@@ -155,9 +179,10 @@ class VolumeSource:
         every = max(1, ceil((voxels * len(slices) / _OVERVIEW_VOXELS) ** 0.5))
         for i, z in enumerate(slices):
             row, col = i // across * height, i % across * width
-            self._decimate(
-                z, (step, every), data[row : row + height, col : col + width], valid[row : row + height, col : col + width]
-            )
+            cell_of = np.s_[row : row + height, col : col + width]
+            self._decimate(z, (step, every), data[cell_of], valid[cell_of])
+        if not valid.any():
+            valid[:] = True
         return Pixels(data=data, valid=valid)
 
     def slice_overview(self, z: int, max_side: int) -> Pixels:
@@ -224,9 +249,12 @@ class VolumeSource:
             )
         return tuple((channel, step) for step in steps for channel in channels)
 
-    def _is_missing(self, z: int) -> bool:
-        facts = self._file.facts
-        return bool(facts.missing) and self._view.order[0] == 0 and z in facts.missing
+    def _filled_slabs(self) -> Iterator[range]:
+        """Slices that are decoded together, of which one may hold something."""
+        for first in range(0, self.frame.depth, self._blocks.shape[0]):
+            slab = range(first, min(first + self._blocks.shape[0], self.frame.depth))
+            if not self._blocks.is_empty(self.frame.window, slab[0], slab[-1] + 1):
+                yield slab
 
     def _plane(self, window: Window, z: int, channel: int) -> NDArray[Any]:
         if self._smoothing is None:
@@ -248,7 +276,7 @@ class VolumeSource:
     def _whole(self, own: NDArray[Any], window: Window, z: int) -> NDArray[np.bool_]:
         """Where no channel `(c, h, w)` of a slice is a hole: NaN, the nodata value, or a slice that was lost."""
         facts, order = self._file.facts, self._view.order
-        valid = np.full(own.shape[1:], not self._is_missing(z))
+        valid = np.full(own.shape[1:], not self.is_missing(z))
         nodata = facts.nodata if self._reading.nodata is None else self._reading.nodata
         if own.dtype.kind == "f":
             valid &= np.isfinite(own).all(axis=0)
@@ -275,7 +303,6 @@ class VolumeSource:
                 down, right = slice(first[0], -(-stop[0] // step)), slice(first[1], -(-stop[1] // step))
                 if down.start >= down.stop or right.start >= right.stop:
                     continue
-                valid[down, right] = not self._is_missing(z)
                 if self.is_empty(window, z):
                     continue
                 pixels = self.read(window, z)

@@ -48,10 +48,10 @@ class Blocks:
                 out[shared.slices(window)] = block[z % self.shape[0]][shared.slices(of)]
         return out
 
-    def is_empty(self, window: Window, z: int) -> bool:
-        """True when it is known without decoding that nothing was written in a window of slice `z`."""
+    def is_empty(self, window: Window, z: int, stop: int | None = None) -> bool:
+        """True when it is known without decoding that nothing was written in a window of slice `z`, or of `z` to `stop`."""
         rows, cols = window.slices()
-        return self._file.is_empty(self._view.box(slice(z, z + 1), rows, cols))
+        return self._file.is_empty(self._view.box(slice(z, stop or z + 1), rows, cols))
 
     def clear(self) -> None:
         """Forget what is kept."""

@@ -90,15 +90,16 @@ def _chosen(found: list[Series], name: str, wanted: str | None) -> Series:
         first = [series for series in found if series.modality not in _DERIVED] or found
         if len(first) == 1:
             return first[0]
-        why = "the folder holds:\n" + _listed(found)
-        raise ConfigError(what=f"{name} holds {len(found)} DICOM series", why=why, mend=_mend(first[0]))
+        why = "the folder holds " + _listed(found)
+        by_uid = len({series.number for series in first}) < len(first)
+        raise ConfigError(what=f"{name} holds {len(found)} DICOM series", why=why, mend=_mend(first[0], by_uid=by_uid))
     by_number = [series for series in found if series.number is not None and str(series.number) == wanted.strip()]
     matching = by_number or [series for series in found if series.uid.endswith(wanted.strip())]
     if len(matching) == 1:
         return matching[0]
     raise ConfigError(
         what=f"--series {wanted} is {'several' if matching else 'none'} of the {len(found)} series in {name}",
-        why="the folder holds:\n" + _listed(matching or found), mend=_mend((matching or found)[0], by_uid=len(matching) > 1),
+        why="the folder holds " + _listed(matching or found), mend=_mend((matching or found)[0], by_uid=len(matching) > 1),
     )  # fmt: skip
 
 
@@ -113,8 +114,8 @@ def _listed(found: list[Series]) -> str:
         rows, cols = series.planes[0].layout.shape
         number = "-" if series.number is None else series.number
         lines.append(
-            f"    {number}: {series.description or 'without description'}, {series.modality or 'unknown kind'}, "
+            f"{number}: {series.description or 'without description'}, {series.modality or 'unknown kind'}, "
             f"{len(series.planes)} images of {rows} x {cols} (UID ...{series.uid[-12:]})"
         )
     more = len(found) - _LISTED
-    return "\n".join(lines + ([f"    and {more} more"] if more > 0 else []))
+    return "; ".join(lines + ([f"and {more} more"] if more > 0 else []))

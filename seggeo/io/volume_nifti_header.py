@@ -251,11 +251,11 @@ def _affine(fields: Any, shape: tuple[int, int, int], name: str) -> tuple[NDArra
             name, f"its {form} {affine[:3].tolist()} gives voxels no volume", "no position in the world can be made of it"
         )
     if sform is not None and qform is not None and _differ(affine, np.asarray(qform), shape):
-        said.append(f"{name}: its sform and qform disagree; the sform is used")
+        said.append("its sform and qform disagree; the sform is used")
     elif sform is not None and qform is None and int(fields["qform_code"]) > 0:
-        said.append(f"{name}: its qform is no rotation; the sform is used")
+        said.append("its qform is no rotation; the sform is used")
     if form == "pixdim":
-        said.append(f"{name}: it has neither sform nor qform, so the sizes of its voxels are known but not how it lies")
+        said.append("it has neither sform nor qform, so the sizes of its voxels are known but not how it lies")
     return affine, form, tuple(said)
 
 

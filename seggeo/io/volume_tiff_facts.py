@@ -56,7 +56,7 @@ def tiff_volume_facts(
         )
     channels, is_rgb = _channels(tif, ome, stack)
     sizes = _sizes(tif, ome, keyframe)
-    steps, unit, said = _steps(sizes, stack, name)
+    steps, unit, said = _steps(sizes, stack)
     z, row, col = steps
     matrix: tuple[Row, Row, Row] = ((0.0, 0.0, col, 0.0), (0.0, row, 0.0, 0.0), (z, 0.0, 0.0, 0.0))
     return VolumeFacts(
@@ -115,16 +115,16 @@ def _sizes(tif: Any, ome: OmeImage | None, page: Any) -> _Sizes:
     return _Sizes(row=told[0].row, col=told[0].col) if told else _Sizes()
 
 
-def _steps(sizes: _Sizes, stack: Stack, name: str) -> tuple[tuple[float, float, float], str, tuple[str, ...]]:
+def _steps(sizes: _Sizes, stack: Stack) -> tuple[tuple[float, float, float], str, tuple[str, ...]]:
     """Steps along the axes, their unit, and what the user should hear."""
-    said = () if stack.is_named else (f"{name}: nothing says what its {stack.size('Z')} pages are; they are taken as slices",)
+    said = () if stack.is_named else (f"nothing says what its {stack.size('Z')} pages are; they are taken as slices",)
     row, col = sizes.row or sizes.col, sizes.col or sizes.row
     if row is None or col is None or not (isfinite(row) and isfinite(col)):
         return (1.0, 1.0, 1.0), "px", said
     if stack.is_series:
         return (1.0, row, col), "um", said
     if sizes.z is None or not isfinite(sizes.z):
-        unsaid = f"{name}: the distance of its slices is not known; that of its rows, {row:.4g} um, is taken"
+        unsaid = f"the distance of its slices is not known; that of its rows, {row:.4g} um, is taken"
         return (row, row, col), "um", (*said, unsaid)
     return (sizes.z, row, col), "um", said
 

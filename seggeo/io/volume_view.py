@@ -39,7 +39,7 @@ def view_of(facts: VolumeFacts, reading: Reading, name: str) -> View:
         SourceError: More pixels than the limit.
     """
     _check(facts, reading, name)
-    first = _sliced_axis(facts, reading.axis, name)
+    first = _sliced_axis(facts, reading.axis or "z", name)
     second, third = (axis for axis in range(3) if axis != first)
     order = first, second, third
     depth, height, width = (facts.shape[axis] for axis in order)
@@ -104,12 +104,18 @@ def _check(facts: VolumeFacts, reading: Reading, name: str) -> None:
         "--gsd": reading.gsd, "--aoi": reading.aoi, "--mpp": reading.mpp, "--complex": reading.complex,
         "--tissue": None if reading.tissue == "none" else reading.tissue,
         "--stain-norm": None if reading.stain_norm == "none" else reading.stain_norm,
+        "--work-mpp": None if facts.family == "ome-zarr" else reading.work_mpp,  # it chooses among levels
     }  # fmt: skip
     given = [option for option, value in asked.items() if value is not None]
     if given:
         raise ConfigError(
             what=f"{' and '.join(given)} for {name}, a volume ({facts.kind})", why="that is for maps and slides",
             mend="leave it out; the size of voxels is said with --spacing Z,Y,X",
+        )  # fmt: skip
+    if facts.family != "dicom" and (reading.series is not None or reading.allow_gaps):
+        raise ConfigError(
+            what=f"{'--allow-gaps' if reading.series is None else '--series'} for {name}",
+            why=f"that is for folders of DICOM, and it is {facts.kind}", mend="leave it out",
         )  # fmt: skip
     if min(facts.shape) < 1:
         raise SourceError(what=f"{name} has no voxels", why=f"its shape is {facts.shape}", mend="check it")

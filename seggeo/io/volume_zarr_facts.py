@@ -92,7 +92,7 @@ def zarr_facts(layout: Layout, attributes: Mapping[str, Any], *, level: int, nam
         chunk=_chunk(layout, level, series=series),
         header={"axes": layout.axes.lower(), "level": level},
         notes=_notes(layout, level),
-        warnings=_warnings(layout, name, is_length=is_length, steps=steps),
+        warnings=_warnings(layout, is_length=is_length, steps=steps),
     )
 
 
@@ -158,9 +158,9 @@ def _notes(layout: Layout, level: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _warnings(layout: Layout, name: str, *, is_length: bool, steps: Mapping[str, float]) -> tuple[str, ...]:
+def _warnings(layout: Layout, *, is_length: bool, steps: Mapping[str, float]) -> tuple[str, ...]:
     if is_length or set(steps.values()) == {1.0}:
         return ()
     lacking = [axis.lower() for axis in "ZYX" if axis in layout.axes and to_um(1.0, layout.unit(axis)) is None]
     sizes = " x ".join(f"{steps[axis]:.4g}" for axis in "ZYX")
-    return (f"{name}: no unit of length is given for axis {', '.join(lacking)}; its voxels of {sizes} are measured in px",)
+    return (f"no unit of length is given for axis {', '.join(lacking)}; its voxels of {sizes} are measured in px",)

@@ -5,52 +5,83 @@ Masks of one slice cannot tell that the cap of one ball is not the cap of the ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import hypot, pi, sqrt
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+_OUTLINE = 0.5
+"""Pixels by which an outline may be off either way: no neck is seen in what that explains."""
 
 
-def necks(area: Sequence[int], centre: Sequence[tuple[float, float]], share: float) -> list[int]:
-    """Positions at which a new object begins, ascending.
+def necks(area: IntArray, centre: NDArray[np.float64], begins: BoolArray, share: float) -> BoolArray:
+    """Links at which chains are parted: `(n,)`, True where a cross-section begins a new object in the midst of its chain.
 
-    A link is at a neck if the smaller of its two areas is less than `share` of the largest areas on both sides of it. Of the
-    links at necks the chain is parted at the one where the centre moves most, in radii of the smaller section, for a cap lies
-    over the middle of its own ball; of equals at the narrowest. Then the two pieces are looked at again.
+    A link is at a neck if the smaller of its two areas is less than `share` of the largest areas on both sides of it, even if
+    its outline is half a pixel too tight and theirs as much too wide. Of the links at necks the chain is parted where the
+    centre leaves its way most, in radii of the smaller section, for a cap lies over the middle of its own ball; of equals at
+    the narrowest. Then the two pieces are looked at again.
 
     Args:
-        area: Of the cross-sections in order, px.
-        centre: Mean row and column of each.
-        share: From 0 to 1.
+        area: Of the cross-sections, one chain after the other, slices ascending, px; `(n,)`.
+        centre: Mean row and column, `(n, 2)`.
+        begins: True at the first of each chain, `(n,)`.
+        share: From 0 to 1; 0 parts nothing.
     """
-    cuts: list[int] = []
-    waiting = [(0, len(area))]
-    while waiting:
-        first, stop = waiting.pop()
-        at = _neck(area, centre, share, (first, stop))
-        if at is not None:
-            cuts.append(at)
-            waiting += [(first, at), (at, stop)]
-    return sorted(cuts)
+    cuts = np.zeros(len(area), np.bool_)
+    rows, begins = np.arange(len(area)), begins.copy()
+    while len(rows) and share > 0:
+        found = _narrowest(area[rows], centre[rows], begins, share)
+        cuts[rows[found]] = True
+        begins |= found
+        part = np.cumsum(begins) - 1
+        again = np.zeros(int(part[-1]) + 1, np.bool_)
+        again[part[found]] = True
+        again[part[found] - 1] = True
+        rows, begins = rows[again[part]], begins[again[part]]
+    return cuts
 
 
-def _neck(
-    area: Sequence[int], centre: Sequence[tuple[float, float]], share: float, part: tuple[int, int]
-) -> int | None:  # fmt: skip
-    first, stop = part
-    if stop - first < 3:
-        return None
-    behind = [area[first]]
-    for i in range(first + 1, stop):
-        behind.append(max(behind[-1], area[i]))
-    ahead = area[stop - 1]
-    found: list[tuple[float, int, int]] = []
-    for i in range(stop - 1, first, -1):  # between i - 1 and i
-        ahead = max(ahead, area[i])
-        smaller = min(area[i - 1], area[i])
-        if smaller < share * min(behind[i - 1 - first], ahead):
-            found.append((_moved(centre[i - 1], centre[i], smaller), -(area[i - 1] + area[i]), i))
-    return max(found)[2] if found else None
+def _narrowest(area: IntArray, centre: NDArray[np.float64], begins: BoolArray, share: float) -> BoolArray:
+    """The link of each chain at which it is parted, if any; several if nothing tells them apart."""
+    part = np.cumsum(begins) - 1
+    behind, ahead = _running_max(area, part), _running_max(area[::-1], part[-1] - part[::-1])[::-1]
+    smaller = np.minimum(area[1:], area[:-1])
+    widest = np.minimum(behind[:-1], ahead[1:])
+    is_neck = ~begins[1:] & _is_neck(smaller, widest, share)
+    at = np.flatnonzero(is_neck) + 1
+    moved = np.hypot(*_jumps(centre, begins)[at].T) / np.maximum(1.0, np.sqrt(smaller[at - 1] / np.pi))
+    # Tenths of a radius, for less is noise; then all of it, that a link is chosen from either end alike.
+    order = np.lexsort((-moved, area[at] + area[at - 1], -np.round(moved, 1), part[at]))
+    at, moved = at[order], moved[order]
+    best = np.zeros(len(area), np.bool_)
+    if len(at):
+        key = np.stack([part[at].astype(np.float64), moved, area[at] + area[at - 1]])
+        leads = np.concatenate([[True], part[at][1:] != part[at][:-1]])
+        lead = np.maximum.accumulate(np.where(leads, np.arange(len(at)), 0))
+        best[at[(key == key[:, lead]).all(axis=0)]] = True
+    return best
 
 
-def _moved(a: tuple[float, float], b: tuple[float, float], smaller: int) -> float:
-    """Distance of two centres in radii of a disc of the smaller area, in tenths, at least of a pixel: less is noise."""
-    return round(hypot(a[0] - b[0], a[1] - b[1]) / max(1.0, sqrt(smaller / pi)), 1)
+def _is_neck(smaller: IntArray, widest: IntArray, share: float) -> BoolArray:
+    pixel = _OUTLINE * np.sqrt(np.pi)
+    return np.asarray(np.sqrt(smaller) + pixel < np.sqrt(share) * (np.sqrt(widest) - pixel))
+
+
+def _running_max(values: IntArray, part: IntArray) -> IntArray:
+    """Largest value so far within each part."""
+    lift = part * (int(values.max()) + 1)
+    return np.asarray(np.maximum.accumulate(values + lift) - lift)
+
+
+def _jumps(centre: NDArray[np.float64], begins: BoolArray) -> NDArray[np.float64]:
+    """Motion of each centre from the one before, less the mean of the motions beside it; `(n, 2)`."""
+    motion = np.diff(centre, axis=0, prepend=centre[:1])
+    motion[begins] = 0
+    both = ~begins[1:] & ~begins[:-1]  # two links that follow each other in one chain
+    beside, count = np.zeros_like(motion), np.zeros(len(motion))
+    beside[1:][both] += motion[:-1][both]
+    beside[:-1][both] += motion[1:][both]
+    count[1:] += both
+    count[:-1] += both
+    return np.asarray(motion - beside / np.maximum(count, 1)[:, None])

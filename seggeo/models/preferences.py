@@ -1,4 +1,7 @@
-"""How weights want their images read: the stretch, the bands and the GSD of their training, where a user asks for no others."""
+"""How weights want their images read where a user does not say otherwise: as those that they have learnt from.
+
+Stretch, bands and GSD, and of volumes the axis, channel, window, smoothing and neighbouring slices.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seggeo.config import Reading
-from seggeo.errors import SeggeoWarning
+from seggeo.errors import ConfigError, SeggeoWarning
 from seggeo.geometry import Frame
 from seggeo.models.bundled import is_safetensors, read_header
 
@@ -36,12 +39,15 @@ def preferred(
 
     Raises:
         ModelError: The weights cannot be read.
+        ConfigError: They have learnt from slices with their neighbours, and the image has one plane.
     """
     if weights is None or not is_safetensors(weights):
         return reading
     facts = read_header(weights).facts
     stretch, bands = facts.get("stretch"), facts.get("bands")
-    if reading.stretch == "auto" and isinstance(stretch, str):
+    if frame is not None:
+        reading = _sliced(reading, weights, facts, frame)
+    if reading.stretch == "auto" and reading.window is None and isinstance(stretch, str):
         reading = replace(reading, stretch=stretch)
     if reading.bands is None and reading.channel is None and isinstance(bands, list) and bands:
         reading = replace(reading, bands=tuple(int(band) for band in bands))
@@ -50,6 +56,33 @@ def preferred(
     if reading.work_mpp is None and frame is not None and is_brightfield:
         reading = replace(reading, work_mpp=_mpp_for(frame, facts))
     return reading
+
+
+def _sliced(reading: Reading, weights: Path, facts: Mapping[str, Any], frame: Frame) -> Reading:
+    """A reading with what weights say of slices; of an image of one plane they may not ask for neighbours."""
+    neighbours = facts.get("neighbours")
+    neighbours = neighbours if isinstance(neighbours, int) and neighbours > 0 else 0
+    if frame.placement is None:
+        if neighbours:
+            raise ConfigError(
+                what=f"{weights} has learnt from slices with {neighbours} before and after, and the image has one plane",
+                why="what it looks for is in the neighbouring slices of a volume",
+                mend="give a volume, or weights that learnt from single images: seggeo train without --neighbours",
+            )
+        return reading
+    asked: dict[str, Any] = {}
+    if reading.neighbours == 0 and neighbours:
+        asked["neighbours"] = neighbours
+    if reading.axis is None and isinstance(facts.get("axis"), str):
+        asked["axis"] = facts["axis"]
+    if reading.smooth is None and isinstance(facts.get("smooth"), int | float):
+        asked["smooth"] = float(facts["smooth"])
+    if reading.window is None and reading.stretch == "auto" and isinstance(facts.get("window"), str):
+        asked["window"] = facts["window"]
+    channel = facts.get("channel")
+    if reading.channel is None and reading.bands is None and isinstance(channel, list) and channel:
+        asked["channel"] = tuple(map(str, channel))
+    return replace(reading, **asked)
 
 
 def _mpp_for(frame: Frame, facts: Mapping[str, Any]) -> float | None:

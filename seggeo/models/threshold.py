@@ -198,11 +198,19 @@ def split(labels: Labels, settings: ThresholdSettings) -> Labels:
     The height of a pixel is its distance from the background inside the window.
     """
     mask = labels > 0
-    height = ndimage.distance_transform_edt(mask).astype(np.float32)
-    basins = ascend(height, mask)
+    box = _filled(mask)
+    height = ndimage.distance_transform_edt(mask[box]).astype(np.float32)
+    basins = ascend(height, mask[box])
     rule = JoinRule(neck=settings.neck, min_distance=settings.min_distance, min_area=settings.min_area)
-    parts: Labels = join(basins, necks(basins.labels, height), rule)[basins.labels]
+    parts: Labels = np.zeros(labels.shape, basins.labels.dtype)
+    parts[box] = join(basins, necks(basins.labels, height), rule)[basins.labels]
     return parts
+
+
+def _filled(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The box of all of a mask with a pixel of ground around it: distances to the ground are the same in it."""
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2), slice(max(0, int(cols[0]) - 1), int(cols[-1]) + 2)
 
 
 def open_sides(tile: TileImage) -> tuple[bool, bool, bool, bool]:

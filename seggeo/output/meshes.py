@@ -6,6 +6,7 @@ its surface is made and written, one object at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from seggeo.output.mesh import MOST_VOXELS, Mesh, mesh_of
 from seggeo.output.volume_slices import iter_slices, last_slices, placement_of
 from seggeo.protocols import Result, SinkOptions
 
+_NAME = re.compile(r"object_\d{6,}\.(ply|obj)")
+_MARK = b" seggeo object "
 _FACE = np.dtype([("count", "u1"), ("points", "<i4", 3)])
 
 
@@ -57,6 +60,19 @@ def iter_meshes(result: Result, *, most: int = MOST_VOXELS) -> Iterator[tuple[in
         for number in one.objects.id[last[one.ids - 1] == one.z].tolist():
             sections = waiting.pop(number)
             yield number, int(sections[0].label[0]), mesh_of(sections, place, most=most)
+
+
+def is_ours(path: Path) -> bool:
+    """True for a folder of surfaces that seggeo made and nobody put anything into, which may be replaced as a whole."""
+    try:
+        return path.is_dir() and all(_NAME.fullmatch(entry.name) and _is_marked(entry) for entry in path.iterdir())
+    except OSError:
+        return False
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _MARK in file.read(100)
 
 
 def packed_ply(mesh: Mesh, remarks: list[str]) -> bytes:

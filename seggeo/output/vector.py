@@ -28,8 +28,8 @@ from seggeo.files import has_room, plain_folder, publishing
 from seggeo.geometry import Frame
 from seggeo.output import style
 from seggeo.output.features import GEOMETRY, iter_features, provenance_text, schema, to_arrow
-from seggeo.output.geojson import write_geojson
 from seggeo.output.fgb_check import check_fgb
+from seggeo.output.geojson import write_geojson
 from seggeo.output.gpkg_check import check_gpkg
 from seggeo.protocols import Result, SinkOptions
 

@@ -113,6 +113,8 @@ def filed(result: Result, scratch: Path) -> Iterator[Placed]:
 def bands(placed: Iterable[Placed], shape: tuple[int, int, int], kind: np.dtype[np.unsignedinteger[Any]]) -> Iterator[Ids]:
     """All rows of a volume, slice after slice, up to `BLOCK` of them at a time, `(rows, width)`; read only.
 
+    Stretches without an object are one and the same array, by which a writer knows what it has packed before.
+
     Args:
         placed: Blocks in order of slice, row and column.
         shape: Of the volume.
@@ -120,18 +122,22 @@ def bands(placed: Iterable[Placed], shape: tuple[int, int, int], kind: np.dtype[
     """
     depth, height, width = shape
     per_slice = -(-height // BLOCK)
-    blank = np.zeros((min(BLOCK, height), width), kind)
+    blanks = [np.zeros((_rows(i, height), width), kind) for i in sorted({0, per_slice - 1})]
+
+    def blank(place: int) -> Ids:
+        return blanks[-1 if place % per_slice == per_slice - 1 else 0]
+
     done = 0
     for (z, row), group in groupby(placed, key=lambda one: one[:2]):
         place = z * per_slice + row
-        yield from (blank[: _rows(i % per_slice, height)] for i in range(done, place))
+        yield from map(blank, range(done, place))
         band = np.zeros((_rows(row, height), width), kind)
         for _, _, col, block in group:
             part = band[:, col * BLOCK : (col + 1) * BLOCK]
             part[:] = narrowed(block[: part.shape[0], : part.shape[1]], kind)
         yield band
         done = place + 1
-    yield from (blank[: _rows(i % per_slice, height)] for i in range(done, depth * per_slice))
+    yield from map(blank, range(done, depth * per_slice))
 
 
 def slices(placed: Iterable[Placed], shape: tuple[int, int, int], kind: np.dtype[np.unsignedinteger[Any]]) -> Iterator[Ids]:

@@ -174,13 +174,13 @@ def _check_free(folder: Path, execution: Execution) -> None:
 
 
 def _plan_one(folder: Path, item: Item, wish: Wish) -> Plan:
-    settings = with_formats(item.path, item.settings())
+    settings = with_formats(item.path, item.settings(), wish.out)
     check_formats(settings)
     where = places(wish.out, item.stem, settings.output.format, folder)
     plan = make_plan(item.path, settings, wish.execution)
     if wish.check is not None:
         wish.check(plan, item)
-    check_fit(plan.settings.output.format, plan.job.frame)
+    check_fit(where.outputs, plan.job.frame)
     check_extras(plan.settings.output, plan.job.frame)
     check_outputs(where, plan, wish.execution)
     store = RunStore(folder)

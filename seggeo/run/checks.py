@@ -10,12 +10,12 @@ from seggeo import plugins
 from seggeo.config import Execution, Settings
 from seggeo.errors import OutputError, ResourceError
 from seggeo.files import translated
-from seggeo.output import masks, ome_zarr
+from seggeo.output import masks, meshes, ome_zarr
 from seggeo.run.naming import Places
 from seggeo.run.plan import Plan
 from seggeo.store import RunStore, read_json
 
-_FOLDERS = (ome_zarr.is_ours, masks.is_ours)
+_FOLDERS = (ome_zarr.is_ours, masks.is_ours, meshes.is_ours)
 """Each knows the folders that one sink made, which may be replaced as a whole; nobody else's may."""
 
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from seggeo.config import Merge
 from seggeo.instances import Instances, concat
-from seggeo.merge.link import Breaks, Fork, Linked, Linker, LinkRules, number
+from seggeo.merge.chains import Breaks
+from seggeo.merge.forks import Fork
+from seggeo.merge.link import Linked, Linker, LinkRules, number
 from seggeo.run.result import Band, by_slice, read_band, take, write_band
 from seggeo.store import append_chunk, read_chunks
 
@@ -58,12 +60,11 @@ def _link(path: Path, slices: Mapping[int, tuple[Band, ...]], rules: Merge) -> t
     )
     forks: list[Fork] = []
     bridged = 0
-    for z, bands in slices.items():
-        one = linker.add(z, _pieces(bands))
+    for one in linker.walk((z, _pieces(bands)) for z, bands in slices.items()):
         _keep(path, one)
         forks += one.forks
         bridged += one.bridged
-    return linker.finish(), forks, bridged
+    return linker.breaks, forks, bridged
 
 
 def _apart(path: Path, slices: Mapping[int, tuple[Band, ...]], rules: Merge) -> tuple[Breaks, list[Fork], int]:

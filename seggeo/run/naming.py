@@ -97,7 +97,8 @@ def _named_by(out: Path, formats: Iterable[str]) -> str | None:
 
 def _ending(name: str) -> str:
     """The ending that tells a format: the last one, of a packed NIfTI the last two."""
-    return ".nii.gz" if name.lower().endswith(".nii.gz") else Path(name.lower()).suffix
+    ending = ".nii.gz" if name.lower().endswith(".nii.gz") else Path(name.lower()).suffix
+    return ".tif" if ending == ".tiff" else ending
 
 
 def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | None) -> Places:

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import seggeo.io as image_io
-from seggeo.config import Execution, Output, Reading, Settings, Tiling, to_json, window_limits
+from seggeo.config import Execution, Output, Settings, Tiling, to_json
 from seggeo.errors import ConfigError, SeggeoWarning, SourceError
-from seggeo.geometry import Frame, Window
+from seggeo.geometry import Window
 from seggeo.job import Job
 from seggeo.models.preferences import preferred
 from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter
@@ -33,8 +33,6 @@ _SPARE = 0.25
 """A window may be larger by about this share of itself, if that saves one."""
 _BLOCK = 16
 """Tiles along the side of a square that is looked at as a whole, since a million looks take long."""
-_VOLUME_STRETCH = "percent:0.5,99.9"
-"""Of volumes."""
 _LONGEST_NAME = 160
 """Bytes of an input's name in the names of its outputs; file systems allow 255 with what is added."""
 
@@ -80,9 +78,11 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         scene = _Scene(path, settings, opened)
         chosen = chosen or scene.model()
         reading = preferred(settings.reading, chosen.weights, scene.frame, is_brightfield=scene.is_brightfield)
-        if scene.noise and reading.smooth is None:
-            reading = replace(reading, smooth=scene.noise)
         if reading != settings.reading:
+            settings = replace(settings, reading=reading)
+            scene = _Scene(path, settings, opened)
+        if reading.smooth is None and (noise := scene.noise):  # of the slices that are read, which weights may choose
+            reading = replace(reading, smooth=noise)
             settings = replace(settings, reading=reading)
             scene = _Scene(path, settings, opened)
         if reading.stain_norm != "none":
@@ -147,7 +147,7 @@ class _Scene:
         self.frame = source.frame
         self.overview = source.overview(OVERVIEW_PX)
         """In the bands that are shown."""
-        self.stretch = image_io.fit_stretch(self.overview, _stretch_asked(settings.reading, self.overview, self.frame))
+        self.stretch = image_io.fit_stretch(self.overview, image_io.stretch_asked(settings.reading, self.overview, self.frame))
         self.is_brightfield = self.frame.unit == "um" and self.is_rgb and image_io.shows_brightfield(source, self.overview)
 
     @property
@@ -224,21 +224,6 @@ def _check(bands: tuple[str, ...], info: ModelInfo, request: ModelRequest) -> No
             why="that model learns nothing and takes no weights",
             mend="leave it out, or choose --model maskrcnn or sam",
         )
-
-
-def _stretch_asked(reading: Reading, overview: Pixels, frame: Frame) -> str:
-    """The stretch as it is asked for: a window, and for volumes but those in colour limits that keep objects' own contrast.
-
-    Objects may fill less than a hundredth of a volume, so that the usual percentiles would all be of its ground, and stacks
-    of 8 bits often use a part of them.
-    """
-    if reading.window is not None:
-        low, high = window_limits(reading.window)
-        return f"{low!r},{high!r}"
-    is_gray = bool((overview.data == overview.data[..., :1]).all())
-    if frame.depth > 1 and reading.stretch == "auto" and (is_gray or overview.data.dtype != np.uint8):
-        return _VOLUME_STRETCH
-    return reading.stretch
 
 
 def _digests(settings: Settings) -> dict[str, str | None]:

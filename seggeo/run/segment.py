@@ -51,12 +51,12 @@ def segment_file(
         SeggeoError: Of the kind that fits; nothing is written under a final name then.
     """
     began = time.monotonic()
-    settings = with_formats(path, settings)
+    settings = with_formats(path, settings, out)
     where = places(out, stem or input_name(path), settings.output.format, execution.work)
     check_formats(settings)
     plan = make_plan(path, settings, execution)
     yield plan
-    check_fit(settings.output.format, plan.job.frame)
+    check_fit(where.outputs, plan.job.frame)
     check_extras(settings.output, plan.job.frame)
     check_outputs(where, plan, execution)
     store = RunStore(where.work)

@@ -1,7 +1,7 @@
-"""What there is to learn from: pairs of image and labels, found in folders, COCO jsons, manifests and single files.
+"""What there is to learn from: pairs of image, or volume, and labels, found in folders, COCO jsons, manifests and single files.
 
 `find_examples` looks at each path: a folder (`images/` beside `labels/` or `masks/`, or NAME.tif beside NAME_label.tif), a
-COCO json, a manifest CSV, or one image with labels of its own. Nothing is decoded here; `open_scenes` does that.
+COCO json, a manifest CSV, or one image or volume with labels of its own. Nothing is decoded here; `open_scenes` does that.
 """
 
 from __future__ import annotations
@@ -16,22 +16,31 @@ from typing import Any
 
 from seggeo.errors import ConfigError, SeggeoWarning, SourceError
 from seggeo.io.annotations import kind_of_labels, open_coco
+from seggeo.train.files import (
+    IMAGES,
+    LABEL_ENDINGS,
+    are_labels,
+    images_in,
+    is_volume,
+    labels_beside,
+    labels_in,
+    labels_of,
+    name_of,
+)
 
-IMAGES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".webp"})
 _LABEL_FOLDERS = ("labels", "masks", "label", "mask")
-_LABEL_ENDINGS = ("_labels", "_label", "_masks", "_mask")
-_LABEL_TYPES = (".tif", ".tiff", ".png", ".gpkg", ".geojson", ".fgb", ".parquet", ".shp")
 _COLUMNS = ("image", "labels", "split", "group", "weight", "aoi", "attribute", "kind")
 _SPLITS = ("", "train", "val")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One image and where its labels are."""
+    """One image, or volume, and where its labels are."""
 
     image: Path
+    """A file, or a folder that is a volume."""
     labels: Path
-    """Label raster, vector file or COCO json."""
+    """Label raster, vector file or COCO json; of a volume a label volume, or a folder with a mask for each slice."""
     split: str = ""
     """train, val, or empty for a split to be made."""
     group: str = ""
@@ -70,8 +79,8 @@ def find_examples(
 
     Args:
         data: Folders, COCO jsons, manifest CSVs, or images.
-        labels: The labels of the images in `data`: a vector file or COCO json for all of them, a label raster for one, or a
-            folder with one of the same name for each.
+        labels: The labels of the images in `data`: a vector file or COCO json for all of them, a label raster or volume for
+            one, or a folder with one of the same name for each.
         aoi: Polygons of the labelled part, for every image.
         attribute: Column with the class, for every vector file.
         images: Folder of a COCO json's images; default: the json's own, or `images` in it.
@@ -90,12 +99,13 @@ def find_examples(
 
 
 def _find(path: Path, images: Path | None) -> list[Example]:
-    if path.is_dir():
+    if path.is_dir() and not is_volume(path):
         return _from_folder(path)
     if path.suffix.lower() == ".csv":
         return list(_from_manifest(path))
-    if path.suffix.lower() in IMAGES:
-        return [Example(image=path, labels=_beside(path) or _no_labels([path], path.parent))]
+    if path.suffix.lower() in IMAGES or is_volume(path):
+        own = path if (path / "labels").is_dir() else None  # an OME-Zarr may hold its labels
+        return [Example(image=path, labels=labels_beside(path) or own or _no_labels([path], path.parent))]
     if kind_of_labels(path) == "coco":
         return _from_coco(path, images)
     raise ConfigError(
@@ -107,10 +117,13 @@ def _find(path: Path, images: Path | None) -> list[Example]:
 
 def _labelled(path: Path, labels: Path) -> list[Example]:
     """Images of a path with labels named by the user."""
-    members = _images_in(path) if path.is_dir() else [path]
+    if is_volume(path):
+        named = labels_of(path, labels_in(labels)) if labels.is_dir() and not is_volume(labels) else None
+        return [Example(image=path, labels=named or labels)]
+    members = images_in(path) if path.is_dir() else [path]
     if labels.is_dir():
         return _paired(members, labels)
-    kind = kind_of_labels(labels)
+    kind = "raster" if is_volume(labels) else kind_of_labels(labels)
     if kind == "coco":
         return _from_coco(labels, path) if path.is_dir() else [Example(image=path, labels=labels, coco_image=path.name)]
     if kind == "raster" and len(members) > 1:
@@ -132,10 +145,10 @@ def _from_folder(folder: Path) -> list[Example]:
                 why=f"there is no folder {', '.join(_LABEL_FOLDERS[:2])} beside images",
                 mend="put one label raster or vector file of the same name for each image there",
             )
-        found = _paired(_images_in(within), labels)
+        found = _paired(images_in(within), labels)
     else:
-        members = [p for p in _images_in(folder) if not p.stem.endswith(_LABEL_ENDINGS)]
-        pairs = [(image, _beside(image)) for image in members]
+        members = [p for p in images_in(folder) if not are_labels(p)]
+        pairs = [(image, labels_beside(image)) for image in members]
         missing = [image for image, labels in pairs if labels is None]
         if missing or not pairs:
             _no_labels(missing, folder)
@@ -144,17 +157,10 @@ def _from_folder(folder: Path) -> list[Example]:
     return _indexed(found, index) if index.is_file() else found
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and p.is_file())
-
-
 def _paired(images: list[Path], labels: Path) -> list[Example]:
     """Images with the label file of the same name, or that name and an ending."""
-    by_stem = {p.stem: p for p in sorted(labels.iterdir()) if p.suffix.lower() in _LABEL_TYPES}
-    pairs = [
-        (i, next((by_stem[i.stem + ending] for ending in ("", *_LABEL_ENDINGS) if i.stem + ending in by_stem), None))
-        for i in images
-    ]
+    by_stem = labels_in(labels)
+    pairs = [(image, labels_of(image, by_stem)) for image in images]
     missing = [image for image, found in pairs if found is None]
     if missing or not images:
         _no_labels(missing, labels)
@@ -166,16 +172,11 @@ def _paired(images: list[Path], labels: Path) -> list[Example]:
     return [Example(image=image, labels=found) for image, found in pairs if found is not None]
 
 
-def _beside(image: Path) -> Path | None:
-    names = (image.with_name(image.stem + ending + kind) for ending in _LABEL_ENDINGS for kind in _LABEL_TYPES)
-    return next((path for path in names if path.is_file()), None)
-
-
 def _no_labels(images: Sequence[Path], where: Path) -> Path:
     shown = ", ".join(p.name for p in images[:5]) + (", ..." if len(images) > 5 else "")
     raise SourceError(
         what=f"{len(images)} images have no labels: {shown}" if images else f"{where} holds no images",
-        why=f"looked in {where} for a file of the same name, or that name with {', '.join(_LABEL_ENDINGS)}",
+        why=f"looked in {where} for a file of the same name, or that name with {', '.join(LABEL_ENDINGS)}",
         mend="add the labels, take the images away, or name pairs in a CSV with the columns image,labels",
     )
 
@@ -204,14 +205,18 @@ def _from_coco(path: Path, images: Path | None) -> list[Example]:
 def _indexed(found: list[Example], index: Path) -> list[Example]:
     """Examples with what `index.csv` says of them by name: split, group, kind, weight, classes."""
     rows = {row.get("name", ""): row for row in _rows(index)}
-    unknown = sorted(rows.keys() - {e.image.stem for e in found} - {e.image.name for e in found})
+    unknown = sorted(rows.keys() - {n for e in found for n in (e.image.stem, name_of(e.image), e.image.name)})
     if unknown:
         raise SourceError(
             what=f"{index} names {len(unknown)} images that are not there, for example {unknown[0]!r}",
             why="its column name must hold file names without ending",
             mend="copy the data again, or remove these lines",
         )
-    return [_described(e, rows.get(e.image.stem) or rows.get(e.image.name) or {}, index) for e in found]
+    return [_described(e, _row_of(e.image, rows), index) for e in found]
+
+
+def _row_of(image: Path, rows: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    return next((rows[name] for name in (image.stem, name_of(image), image.name) if name in rows), {})
 
 
 def _from_manifest(path: Path) -> Iterator[Example]:

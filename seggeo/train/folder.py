@@ -19,11 +19,16 @@ from typing import Any
 from seggeo.errors import BusyError, ConfigError, OutputError, SourceError
 from seggeo.files import publishing, remove_leftovers, translated
 from seggeo.train.examples import Example
+from seggeo.train.files import files_of
 
 RECIPE, STATE, HISTORY, WEIGHTS = "recipe.json", "state.pt", "history.jsonl", "model.safetensors"
 CURVES, PICTURES = "report.png", "examples.png"
 FILES = (RECIPE, STATE, HISTORY, WEIGHTS, CURVES, PICTURES)
 """Everything that a training writes."""
+_PARTS = {
+    ".shp": (".dbf", ".prj"), ".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz"), ".hdr": (".img",), ".img": (".hdr",),
+}  # fmt: skip
+"""Endings of the files that belong to one of the first ending."""
 _BUDGET = frozenset({"minutes", "steps"})
 """What may change when a training goes on: a longer budget prolongs it."""
 
@@ -67,10 +72,13 @@ def definition_of(
 
 
 def digests(examples: Sequence[Example]) -> dict[str, str]:
-    """SHA-256 of every image and label file, by path; a shapefile's columns and CRS are files of their own."""
+    """SHA-256 of every image and label file, by path; of a folder of every file in it.
+
+    A shapefile's columns and CRS are files of their own, as are the voxels of some volumes.
+    """
     found: dict[str, str] = {}
-    for path in (p for e in examples for p in (e.image, e.labels, e.aoi) if p is not None):
-        beside = [path.with_suffix(end) for end in (".dbf", ".prj")] if path.suffix.lower() == ".shp" else []
+    for path in files_of(p for e in examples for p in (e.image, e.labels, e.aoi) if p is not None):
+        beside = [path.with_suffix(end) for end in _PARTS.get(path.suffix.lower(), ())]
         for each in (path, *(p for p in beside if p.exists())):
             if str(each) not in found:
                 found[str(each)] = _digest(each)

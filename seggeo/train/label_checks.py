@@ -43,12 +43,12 @@ class Findings:
     images: int = 0
     """Images with objects."""
 
-    def note(self, name: str, found: Annotations) -> None:
-        """Remember what is odd in one label file."""
+    def note(self, name: str, found: Annotations, *, is_slice: bool = False) -> None:
+        """Remember what is odd in one label file; a slice of a volume cuts some objects near their ends, which is not."""
         small = found.tiny + int((found.instances.area < SMALL_OBJECT_PX).sum())
         if found.outside:
             self.outside[name] = found.outside
-        if small:
+        if small and not is_slice:
             self.small[name] = small
         if found.reprojected:
             self.reprojected[name] = found.reprojected

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from seggeo.config import Reading
 from seggeo.geometry import Window
-from seggeo.io import RasterSource, Stretch, apply_stretch, open_raster
+from seggeo.io import RasterSource, Stretch, VolumeSource, apply_stretch, open_raster
+from seggeo.io.volume import open_volume
 
 OPEN_FILES = 4
 """Files held open; each keeps GDAL's state and, for odd layouts, a cache of 64 MB."""
@@ -45,6 +46,8 @@ class View:
     """True: every band but alpha; False: the three that an RGB model gets."""
     stretch: Stretch
     """What makes the values 8 bit: the whole image's, as in `seggeo segment`."""
+    z: int | None = None
+    """Which slice of a volume; None for an image of one plane."""
 
 
 def read(view: View, size: tuple[int, int], window: Window, *, raw: bool) -> Kept:
@@ -73,7 +76,7 @@ def read(view: View, size: tuple[int, int], window: Window, *, raw: bool) -> Kep
 
 def _decode(view: View, window: Window, *, raw: bool) -> Kept:
     with _POOL.borrow(view) as source:
-        pixels = source.read(window)
+        pixels = source.read(window, view.z or 0)
     image = pixels.data if raw else apply_stretch(view.stretch, pixels)
     if raw and not pixels.valid.all():
         image = np.where(pixels.valid[..., None], pixels.data, pixels.data.dtype.type(0))
@@ -107,7 +110,7 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Open:
-    source: RasterSource
+    source: RasterSource | VolumeSource
     readers: int = 0
 
 
@@ -119,11 +122,11 @@ class _Pool:
     _files: OrderedDict[Any, _Open] = field(default_factory=OrderedDict)
 
     @contextmanager
-    def borrow(self, view: View) -> Iterator[RasterSource]:
-        key = view.path, view.reading, view.all_bands
+    def borrow(self, view: View) -> Iterator[RasterSource | VolumeSource]:
+        key = view.path, view.reading, view.all_bands  # all slices of a volume have one file
         with self._lock:
             if key not in self._files:
-                self._files[key] = _Open(open_raster(view.path, view.reading, native=view.all_bands))
+                self._files[key] = _Open(_source(view))
             entry = self._files[key]
             entry.readers += 1
             self._files.move_to_end(key)
@@ -138,6 +141,12 @@ class _Pool:
         idle = [key for key, entry in self._files.items() if not entry.readers]
         for key in idle[: max(0, len(self._files) - OPEN_FILES)]:
             self._files.pop(key).source.close()
+
+
+def _source(view: View) -> RasterSource | VolumeSource:
+    if view.z is None:
+        return open_raster(view.path, view.reading, native=view.all_bands)
+    return open_volume(view.path, view.reading, native=view.all_bands)
 
 
 def _bytes(image: Kept) -> int:

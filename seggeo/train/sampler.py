@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.measure import label as components
 
 from seggeo.geometry import Window
-from seggeo.instances import Instances
+from seggeo.instances import Instances, concat
 from seggeo.train.augment import Augmentation, matrix, relight, zoom
 from seggeo.train.crops import Crop
 from seggeo.train.scenes import Scene
@@ -48,7 +48,7 @@ class Sampler:
         self._seed = seed
         weight = np.array([scene.weight for scene in self._scenes], np.float64)
         self._share = weight / weight.sum()
-        self._diameter = [median_diameter(scene.objects) for scene in self._scenes]
+        self._diameter = diameters_of(self._scenes)
 
     def draw(self, index: int) -> Sample:
         """Sample number `index`."""
@@ -128,6 +128,14 @@ def _shares(areas: Sequence[Window]) -> NDArray[np.float64]:
 def median_diameter(objects: Instances) -> float:
     """Median, over objects, of the diameter of a disc of the same area, px; 0 without objects."""
     return float(np.median(2 * np.sqrt(objects.area / np.pi))) if len(objects) else 0.0
+
+
+def diameters_of(scenes: Sequence[Scene]) -> list[float]:
+    """Median diameter of the objects of each scene; of a slice that of its volume, whose objects it cuts anywhere."""
+    of_volume: dict[str, float] = {}
+    for name in dict.fromkeys(scene.volume for scene in scenes if scene.volume):
+        of_volume[name] = median_diameter(concat([scene.objects for scene in scenes if scene.volume == name]))
+    return [of_volume[scene.volume] if scene.volume else median_diameter(scene.objects) for scene in scenes]
 
 
 def _copies(

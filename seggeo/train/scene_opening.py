@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,31 @@ from seggeo.config import Reading
 from seggeo.errors import ConfigError, SourceError
 from seggeo.geometry import Frame, Window
 from seggeo.instances import Instances
-from seggeo.io import RasterSource, fit_stretch, open_raster
+from seggeo.io import RasterSource, fit_stretch, open_raster, volume_kind
 from seggeo.io.annotations import Annotations, kind_of_labels, open_coco, read_annotations
 from seggeo.io.annotations_coco import Coco
 from seggeo.io.annotations_vector import read_area
 from seggeo.io.frames import gsd_step
+from seggeo.io.sources import check_plane
 from seggeo.protocols import Pixels
 from seggeo.train.examples import Example
 from seggeo.train.label_checks import Findings, check_any, check_overlap, check_place, check_split
 from seggeo.train.label_grid import at_grid
+from seggeo.train.opened import OVERVIEW_PX, Opened
 from seggeo.train.pixels import View
 from seggeo.train.scenes import Scene
-
-OVERVIEW_PX = 2048
-"""Longest side of the overview that fixes the stretch, the same as in `seggeo segment`."""
+from seggeo.train.volume_opening import open_slices
 
 
 def open_scenes(
     examples: Sequence[Example], *, reading: Reading | None = None, all_bands: bool = False, allow_overlap: bool = False
 ) -> list[Scene]:  # fmt: skip
-    """One scene for every example, with one list of classes and one number of bands.
+    """A scene for every image, and for every slice of a volume, with one list of classes and one number of bands.
 
     Args:
         examples: What `find_examples` found.
-        reading: Bands, GSD, nodata and stretch of every image; its area of interest is not used: examples have their own.
+        reading: Bands, GSD, nodata and stretch of every image, and how volumes are sliced; its area of interest is not used:
+            examples have their own.
         all_bands: True: every band but alpha, for models that take any; False: the three that an RGB model gets.
         allow_overlap: True: objects may lie on each other (parts in wholes).
 
@@ -48,39 +49,43 @@ def open_scenes(
     check_split(examples)
     findings = Findings()
     jsons: dict[Path, Coco] = {}  # one json may hold the labels of thousands of images
-    opened = [_open(e, reading, jsons, all_bands=all_bands) for e in examples]
-    names = _names(examples)
-    for example, name, each in zip(examples, names, opened, strict=True):
+    pairs = [
+        (example, name, each)
+        for example, name in zip(examples, _names(examples), strict=True)
+        for each in _open(example, reading, jsons, all_bands=all_bands)
+    ]
+    for example, name, each in pairs:
         check_place(example, each.labels)
         if not allow_overlap:
             check_overlap(example, each.labels)
-        findings.note(name, each.labels)
-    check_any((int((~each.labels.crowd).sum()) for each in opened), examples)
-    _check_bands(names, opened)
-    classes = tuple(dict.fromkeys(c for each in opened for c in each.labels.classes))
+        findings.note(_name(name, each), each.labels, is_slice=each.view.z is not None)
+    check_any((int((~each.labels.crowd).sum()) for _, _, each in pairs), examples)
+    _check_bands(pairs)
+    classes = tuple(dict.fromkeys(c for _, _, each in pairs for c in each.labels.classes))
     findings.warn()
-    return [_scene(e, n, o, classes) for e, n, o in zip(examples, names, opened, strict=True)]
+    return [_scene(*pair, classes) for pair in pairs]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    view: View
-    frame: Frame
-    bands: int
-    dtype: str
-    labels: Annotations
-    whole: Window
+def _open(example: Example, reading: Reading, jsons: dict[Path, Coco], *, all_bands: bool) -> list[Opened]:
+    """The image, or the slices of the volume, of an example."""
+    if volume_kind(str(example.image)) is None:
+        return [_open_plane(example, reading, jsons, all_bands=all_bands)]
+    slices = open_slices(example, reading, all_bands=all_bands)
+    if not example.class_of_id:
+        return slices
+    return [replace(each, labels=_with_classes(each.labels, example)) for each in slices]
 
 
-def _open(example: Example, reading: Reading, jsons: dict[Path, Coco], *, all_bands: bool) -> _Opened:
+def _open_plane(example: Example, reading: Reading, jsons: dict[Path, Coco], *, all_bands: bool) -> Opened:
+    check_plane(str(example.image), reading)
     with open_raster(str(example.image), reading, native=all_bands) as source:
         frame = source.frame
         first = source.read(Window(row=0, col=0, height=1, width=1)).data
         stretch = fit_stretch(_sample(source, first, reading.stretch), reading.stretch)
     labels = _labels(example, frame, reading, jsons)
-    return _Opened(
+    return Opened(
         view=View(path=str(example.image), reading=reading, all_bands=all_bands, stretch=stretch), frame=frame,
-        bands=first.shape[2], dtype=first.dtype.name, labels=labels, whole=frame.window,
+        bands=first.shape[2], dtype=first.dtype.name, labels=labels, asked=reading.stretch,
     )  # fmt: skip
 
 
@@ -93,6 +98,11 @@ def _sample(source: RasterSource, first: NDArray[np.generic], spec: str) -> Pixe
 
 def _labels(example: Example, frame: Frame, reading: Reading, jsons: dict[Path, Coco]) -> Annotations:
     """The objects in pixels of `frame`: polygons are drawn there, labels in the image's own pixels are brought there."""
+    if volume_kind(str(example.labels)) is not None:
+        raise SourceError(
+            what=f"{example.labels} is a volume and {example.image} an image of one plane",
+            why="slices are learnt from with the labels of slices", mend="give the volume, or the labels of this plane",
+        )  # fmt: skip
     kind = kind_of_labels(example.labels)
     own = frame if kind == "vector" or reading.gsd is None else _own_frame(example, reading)
     if kind == "coco":
@@ -124,16 +134,21 @@ def _with_classes(labels: Annotations, example: Example) -> Annotations:
     return replace(labels, instances=replace(labels.instances, label=label), classes=classes)
 
 
-def _scene(example: Example, name: str, opened: _Opened, classes: tuple[str, ...]) -> Scene:
-    labels = opened.labels
+def _name(name: str, opened: Opened) -> str:
+    return name if opened.view.z is None else f"{name} slice {opened.view.z}"
+
+
+def _scene(example: Example, name: str, opened: Opened, classes: tuple[str, ...]) -> Scene:
+    labels, is_slice = opened.labels, opened.view.z is not None
     place = np.array([classes.index(c) for c in labels.classes], np.int32)
     instances: Instances = replace(labels.instances, label=place[labels.instances.label])
     return Scene(
-        name=name, view=opened.view, frame=opened.frame, bands=opened.bands, dtype=opened.dtype,
+        name=_name(name, opened), view=opened.view, frame=opened.frame, bands=opened.bands, dtype=opened.dtype,
         objects=instances.take(~labels.crowd), ids=labels.ids[~labels.crowd], crowd=instances.take(labels.crowd),
-        cut=np.zeros(int((~labels.crowd).sum()), np.bool_), classes=classes, areas=(opened.whole,), weight=example.weight,
-        known=None if example.aoi is None else read_area(example.aoi, opened.frame),
-        group=example.group or name, split=example.split, kind=example.kind,
+        cut=np.zeros(int((~labels.crowd).sum()), np.bool_), classes=classes, areas=(opened.frame.window,),
+        weight=example.weight, known=None if example.aoi is None else read_area(example.aoi, opened.frame),
+        group=example.group or name, split=example.split, kind=example.kind, volume=name if is_slice else "",
+        reach=opened.reach, stretch=opened.asked,
     )  # fmt: skip
 
 
@@ -150,8 +165,8 @@ def _names(examples: Sequence[Example]) -> list[str]:
     return unique
 
 
-def _check_bands(names: Sequence[str], opened: Sequence[_Opened]) -> None:
-    counts: Mapping[int, str] = {each.bands: name for name, each in zip(names, opened, strict=True)}
+def _check_bands(pairs: Sequence[tuple[Example, str, Opened]]) -> None:
+    counts: Mapping[int, str] = {each.bands: name for _, name, each in pairs}
     if len(counts) > 1:
         listed = ", ".join(f"{name} {count}" for count, name in sorted(counts.items()))
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Labelled scenes: images of any size with their objects, cut into crops on demand.
+"""Labelled scenes: images of any size, or slices of volumes, with their objects, cut into crops on demand.
 
 1. `open_scenes` reads the labels of every example (kept as runs), checks them and fixes each image's stretch.
 2. `Scene.crop` reads the pixels of one window, paints its objects and says where nothing may be learnt.
@@ -24,7 +24,10 @@ from seggeo.train.pixels import View, read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One image with its objects; pixels are read when a crop asks for them. Safe between threads, small to pickle."""
+    """One image, or one slice of a volume, with its objects; pixels are read when a crop asks for them.
+
+    Safe between threads, small to pickle.
+    """
 
     name: str
     """The image's file name, unique among the scenes opened together."""
@@ -58,6 +61,17 @@ class Scene:
     """train, val or empty."""
     kind: str = ""
     """A word for the kind of image, to report by."""
+    volume: str = ""
+    """Name of the volume that it is a slice of; empty for an image of one plane."""
+    reach: int = 0
+    """Slices on either side from which its pixels are made."""
+    stretch: str = "auto"
+    """Its stretch in `--stretch`'s words."""
+
+    @property
+    def z(self) -> int:
+        """Which slice of its volume it is."""
+        return self.view.z or 0
 
     @property
     def height(self) -> int:

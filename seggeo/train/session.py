@@ -36,6 +36,7 @@ from seggeo.train.sampler import Sampler
 from seggeo.train.scene_opening import open_scenes
 from seggeo.train.scenes import Scene
 from seggeo.train.schedule import Progress, Schedule
+from seggeo.train.seen import slices_of, smoothing_of, stretch_of
 from seggeo.train.tasks import Trainable, make_task
 from seggeo.train.validate import Judgement, judge
 from seggeo.train.validation_split import Split, split_scenes
@@ -258,7 +259,8 @@ def _check_objects(split: Split) -> None:
 
 
 def _trainer(task: Trainable, recipe: Recipe, scenes: Sequence[Scene], device: torch.device) -> Trainer:
-    augmentation = Augmentation(scale=recipe.zoom, diameter=recipe.diameter)
+    # The bands of a slice between its neighbours are no colours that might have been others.
+    augmentation = Augmentation(scale=recipe.zoom, diameter=recipe.diameter, colour=not recipe.reading.neighbours)
     sampler = Sampler(scenes, size=recipe.crop, augmentation=augmentation, seed=recipe.seed)
     schedule = Schedule(
         minutes=recipe.minutes, steps=recipe.steps, batch=recipe.batch, rate=recipe.rate or task.rate, epoch=recipe.epoch,
@@ -273,8 +275,9 @@ def _facts(recipe: Recipe, split: Split, definition: Mapping[str, Any], about: A
     data = "\n".join(definition["data"].values()).encode()
     return {
         **about.facts, "title": about.title, "licence": about.licence, "credit": about.credit,
-        "classes": list(scenes[0].classes), "stretch": recipe.reading.stretch,
+        "classes": list(scenes[0].classes), "stretch": stretch_of(recipe.reading, scenes), **slices_of(recipe.reading, scenes),
         "trained": {
+            **smoothing_of(scenes),
             "recipe": definition["recipe"], "version": definition["version"], "images": len(scenes),
             "objects": sum(len(s.objects) for s in scenes), "data_sha256": hashlib.sha256(data).hexdigest(),
             "weights_sha256": definition["weights_sha256"],

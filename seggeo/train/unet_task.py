@@ -23,8 +23,9 @@ from seggeo.models.unet_fields import OFFSET_UNIT
 from seggeo.models.unet_settings import NAME, UNetCard, settings_of
 from seggeo.protocols import ModelRequest
 from seggeo.train.recipe import Recipe
-from seggeo.train.sampler import Sample, median_diameter
+from seggeo.train.sampler import Sample, diameters_of
 from seggeo.train.scenes import Scene
+from seggeo.train.seen import stretch_of
 from seggeo.train.unet_growth import widened
 from seggeo.train.unet_star_targets import star_targets
 from seggeo.train.unet_targets import unet_targets
@@ -200,8 +201,11 @@ def _widths(recipe: Recipe) -> tuple[int, ...]:
 
 def _card(recipe: Recipe, scenes: Sequence[Scene], shape: UNetShape, classes: tuple[str, ...]) -> UNetCard:
     """What users' images are brought to: the GSD of the data, or a size of objects."""
-    sizes = [s for s in (median_diameter(scene.objects) for scene in scenes) if s > 0]
-    say = partial(UNetCard, shape=shape, classes=classes, bands=recipe.reading.bands or (), stretch=recipe.reading.stretch)
+    sizes = [size for size in diameters_of(scenes) if size > 0]
+    say = partial(
+        UNetCard, shape=shape, classes=classes, bands=scenes[0].view.reading.bands or (),
+        stretch=stretch_of(recipe.reading, scenes),
+    )  # fmt: skip
     known = [scene.gsd_m for scene in scenes if scene.gsd_m]
     if recipe.diameter is None and len(known) == len(scenes):
         if max(known) > _LIKE_GSD * min(known):

@@ -21,6 +21,8 @@ WINDOW = 1024
 """Side of the windows that large scenes are judged in, px."""
 MOST_WINDOWS = 24
 """Of all scenes together that are large."""
+MOST_SLICES = 60
+"""Of all volumes together."""
 _SHOWN = 6
 
 
@@ -53,13 +55,13 @@ def judge(segmenter: Segmenter, scenes: Sequence[Scene], *, raw: bool = False) -
 
     Args:
         segmenter: Ready to predict.
-        scenes: With objects; large ones are sampled by at most `MOST_WINDOWS` windows in all.
+        scenes: With objects; large ones are sampled by at most `MOST_WINDOWS` windows in all, slices by `MOST_SLICES`.
         raw: The segmenter takes the file's own values.
     """
     pairs: list[tuple[str, ObjectSet, ObjectSet]] = []
     shown: list[Shown] = []
-    every = max(1, len(scenes) // _SHOWN)
-    for number, (scene, window) in enumerate(_windows(scenes)):
+    every = max(1, len(_thinned(scenes)) // _SHOWN)
+    for number, (scene, window) in enumerate(_windows(_thinned(scenes))):
         crop = scene.crop(window, raw=raw)
         own = Window(row=0, col=0, height=window.height, width=window.width)
         tile = TileImage(image=crop.image, valid=crop.valid, tile=Tile(index=0, z=0, row=0, col=0, core=own, window=own))
@@ -69,11 +71,19 @@ def judge(segmenter: Segmenter, scenes: Sequence[Scene], *, raw: bool = False) -
         pairs.append((scene.kind, _objects(found, scene, scored=True), _objects(truth, scene, scored=False)))
         if number % every == 0 and len(shown) < _SHOWN:
             image = crop.image if not raw else scene.crop(window).image
-            shown.append(Shown(name=scene.name, image=np.ascontiguousarray(image[..., [0, -2, -1]]), truth=truth, found=found))
+            bands = [image.shape[2] // 2] * 3 if scene.view.reading.neighbours else [0, -2, -1]  # a slice without neighbours
+            shown.append(Shown(name=scene.name, image=np.ascontiguousarray(image[..., bands]), truth=truth, found=found))
     kinds = sorted({kind for kind, _, _ in pairs if kind})
     return Judgement(
         metrics=_metrics(pairs), kinds={k: _metrics([p for p in pairs if p[0] == k]) for k in kinds}, shown=tuple(shown)
     )
+
+
+def _thinned(scenes: Sequence[Scene]) -> list[Scene]:
+    """Images, and of the slices of volumes some, spread evenly: neighbours are much alike."""
+    slices = [scene for scene in scenes if scene.volume]
+    step = max(1, -(-len(slices) // MOST_SLICES))
+    return [scene for scene in scenes if not scene.volume] + slices[::step]
 
 
 def _windows(scenes: Sequence[Scene]) -> Iterator[tuple[Scene, Window]]:

@@ -1,9 +1,10 @@
 """Which scenes, or parts of scenes, a model is judged by and never learns from.
 
 1. A split that the data give is kept (`_given`).
-2. Many images: whole groups of them, drawn for each kind of image apart (`_by_group`).
-3. Few images: a contiguous part of each, with a guard band that neither side sees (`_by_area`). What lies outside its
-   areas is blank in a scene, so no pixel of one side is ever in a crop of the other.
+2. Many images, or several volumes: whole groups of them, drawn for each kind of image apart (`_by_group`).
+3. One volume: a block of its slices (`volume_split`).
+4. Few images, and volumes of few slices: a contiguous part of each, with a guard band that neither side sees (`_by_area`).
+   What lies outside its areas is blank in a scene, so no pixel of one side is ever in a crop of the other.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 
 from seggeo.errors import ConfigError
 from seggeo.geometry import Window
+from seggeo.instances import concat
 from seggeo.train.scenes import Scene
+from seggeo.train.volume_split import block_of
 
 SHARE = 0.15
 GUARD_PX = 64
@@ -37,7 +40,7 @@ class Split:
     train: list[Scene]
     val: list[Scene]
     rule: str
-    """How it was made, for the report: given, groups or areas."""
+    """How it was made, for the report: given, groups, slices or areas."""
 
 
 def split_scenes(scenes: Sequence[Scene], *, seed: int, share: float = SHARE, guard: int = GUARD_PX) -> Split:
@@ -56,8 +59,14 @@ def split_scenes(scenes: Sequence[Scene], *, seed: int, share: float = SHARE, gu
         return _given(scenes)
     groups = _groups(scenes)
     largest = max(sum(s.area for s in members) for members in groups.values())
+    has_volumes = any(scene.volume for scene in scenes)
     if len(groups) >= _MANY_GROUPS and largest <= 0.5 * sum(s.area for s in scenes):
         return _by_group(scenes, seed, share)
+    if has_volumes and sum(any(len(scene.objects) for scene in members) for members in groups.values()) > 1:
+        return _by_group(scenes, seed, share)
+    by_slices = _by_slices(scenes, share)
+    if by_slices is not None:
+        return by_slices
     divided = _by_area(scenes, share, guard, seed)
     if divided.val:
         return divided
@@ -121,23 +130,50 @@ def _draw(counts: dict[str, int], share: float, rng: np.random.Generator) -> set
     return chosen or {min((n for n in names if counts[n]), key=lambda n: counts[n])}
 
 
+def _by_slices(scenes: Sequence[Scene], share: float) -> Split | None:
+    """The one volume that holds all objects divided; None where there is no such one, or it has too few slices."""
+    holders = {scene.volume for scene in scenes if len(scene.objects)}
+    if len(holders) != 1 or "" in holders:
+        return None
+    block = block_of([scene for scene in scenes if scene.volume in holders], share)
+    if block is None:
+        return None
+    others = [scene for scene in scenes if scene.volume not in holders]
+    train, val = [replace(s, split="train") for s in [*block.train, *others]], [replace(s, split="val") for s in block.val]
+    return Split(train=train, val=val, rule="slices")
+
+
 def _by_area(scenes: Sequence[Scene], share: float, guard: int, seed: int) -> Split:
     train: list[Scene] = []
     val: list[Scene] = []
+    strips: dict[str, list[Window]] = {}  # all slices of a volume are divided at one place
     for number, scene in enumerate(scenes):
-        held = _held_back(scene, share, guard, np.random.default_rng([seed, number]))
+        held = strips.get(scene.volume)
+        if held is None:
+            held = _held_back(_whole(scene, scenes), share, guard, np.random.default_rng([seed, number]))
+        if scene.volume:
+            strips[scene.volume] = held
         if not held:
             train.append(replace(scene, split="train"))
             continue
         whole = scene.frame.window
         rest = without(whole, [h.grow(guard, within=whole) for h in held])
         learnt, judged = scene.within(rest, split="train"), scene.within(held, split="val")
-        if len(learnt.objects) and len(judged.objects):
+        if scene.volume or (len(learnt.objects) and len(judged.objects)):
             train.append(learnt)
             val.append(judged)
         else:
             train.append(replace(scene, split="train"))
+    if not any(len(scene.objects) for scene in val) or not any(len(scene.objects) for scene in train):
+        val = []  # of a volume one side has all objects
     return Split(train=train, val=val, rule="areas")
+
+
+def _whole(scene: Scene, scenes: Sequence[Scene]) -> Scene:
+    """A scene with the objects of all slices of its volume."""
+    if not scene.volume:
+        return scene
+    return replace(scene, objects=concat([s.objects for s in scenes if s.volume == scene.volume]))
 
 
 def _held_back(scene: Scene, share: float, guard: int, rng: np.random.Generator) -> list[Window]:

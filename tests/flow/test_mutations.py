@@ -38,6 +38,9 @@ LONGEST_S = 10.0
 """CPU seconds; by the clock more, since machines are shared."""
 REFUSALS = (2, 3, 4, 6, 7)
 LEFT_IN_MEMORY = 16
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. 'rasterio._env.log_error':pytest.PytestUnraisableExceptionWarning"
+)  # rasterio cannot decode what libtiff says of some damaged tags; here it is the rival that reads them
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ def test_what_is_missing_or_a_loop_is_left_to_the_reader(folder: Path):
     ("path", "name"),
     [
         ("a/b.c.tif", "b.c"), ("https://h/p/x.tif?sig=1", "x"), ("s3://bucket/x.tif", "x"), ("what?.tif", "what?"),
-        (".hidden", ".hidden"), ("/", "image"),
+        (".hidden", ".hidden"), ("/", "image"), ("a.nii.gz", "a"), ("a.ome.tif", "a"), ("b/A.OME.zarr/", "A"),
+        (".ome.tif", ".ome"),
     ],
 )  # fmt: skip
 def test_names_of_inputs(path: str, name: str):

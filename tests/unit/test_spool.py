@@ -1,5 +1,7 @@
 """Merged objects on disk: put in order, numbered, filtered, and read back whole or by window."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from seggeo.geometry import Frame, Window
 from seggeo.instances import Instances, concat
 from seggeo.merge.resolve import Tally
 from seggeo.merge.sweep import Merged
-from seggeo.run.result import BAND_ROWS, Spool, StoredResult
+from seggeo.run.result import BAND_ROWS, Spool, StoredResult, by_slice
 
 FRAME = Frame(height=2000, width=1500, depth=2)
 
@@ -34,12 +36,15 @@ def as_merged(instances):
     )  # fmt: skip
 
 
-def stored(folder, batches, rules=None):
-    spool = Spool(folder, FRAME)
+def stored(folder, batches, rules=None, frame=FRAME):
+    spool = Spool(folder, frame)
     for batch in batches:
         spool.add(batch)
     bands, dropped = spool.number(rules or Merge())
-    return StoredResult(frame=FRAME, classes=("a", "b", "c"), provenance={}, exclusive=False, bands=tuple(bands)), dropped
+    found = StoredResult(
+        frame=frame, classes=("a", "b", "c"), provenance={}, exclusive=False, bands=by_slice(bands), linking={}
+    )  # fmt: skip
+    return found, dropped
 
 
 def split(merged, order, pieces):
@@ -75,8 +80,9 @@ def test_the_order_in_which_objects_leave_the_sweep_leaves_no_trace(tmp_path):
     first, _ = stored(tmp_path / "a", [merged])
     shuffled, _ = stored(tmp_path / "b", split(merged, np.random.default_rng(0).permutation(300), 17))
 
-    for a, b in zip(first.bands, shuffled.bands, strict=True):
-        assert a.path.read_bytes() == b.path.read_bytes()
+    for one, other in zip(first.bands.values(), shuffled.bands.values(), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.path.read_bytes() == b.path.read_bytes()
 
 
 def test_columns_stay_with_their_objects(tmp_path):
@@ -96,16 +102,23 @@ def test_columns_stay_with_their_objects(tmp_path):
 
 
 def test_small_and_doubtful_objects_are_left_out_and_counted(tmp_path):
-    merged = as_merged(random_objects(4))
+    deep = random_objects(4)
+    merged = as_merged(replace(deep, z=np.zeros_like(deep.z)))
     area, score = merged.instances.area, merged.instances.score
     keep = (area >= 50) & (score >= 0.3)
-    result, dropped = stored(tmp_path / "m", [merged], Merge(min_area=50, min_score=0.3))
+    result, dropped = stored(tmp_path / "m", [merged], Merge(min_area=50, min_score=0.3), Frame(height=2000, width=1500))
     instances, ids = everything(result)
 
     assert 0 < keep.sum() < 300
     assert dropped == (~keep).sum()
     assert sorted(instances.area) == sorted(area[keep])
     assert ids.tolist() == list(range(1, keep.sum() + 1))
+
+
+def test_cross_sections_of_a_volume_are_left_to_linking(tmp_path):
+    result, dropped = stored(tmp_path / "m", [as_merged(random_objects(4))], Merge(min_area=50, min_score=0.3))
+
+    assert (result.count, dropped) == (300, 0)
 
 
 @pytest.mark.parametrize("z", [0, 1])
