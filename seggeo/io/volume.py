@@ -109,8 +109,9 @@ class VolumeSource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of what `read` gives: the file's, or real numbers where it is smoothed."""
-        return self._file.facts.dtype if self._smoothing is None else np.dtype(np.float32)
+        """Of what `read` gives: the file's, or real numbers where it is smoothed and its values are to be stretched."""
+        as_it_is = self._smoothing is None or self._reading.stretch == "none"
+        return self._file.facts.dtype if as_it_is else np.dtype(np.float32)
 
     def noise_smoothing(self) -> float:
         """Sigma, px, of the Gaussian that the volume's noise wants, from whole slices or windows of them."""
@@ -263,7 +264,8 @@ class VolumeSource:
         def valued(wide: Window, at: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
             return self._valued(wide, at, channel)
 
-        return self._smoothing.apply(valued, window, z, within=(self.frame.depth, self.frame.window))
+        smoothed = self._smoothing.apply(valued, window, z, within=(self.frame.depth, self.frame.window))
+        return smoothed if self.dtype.kind == "f" else np.rint(smoothed).astype(self.dtype)
 
     def _valued(self, window: Window, z: int, channel: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Values and validity of one channel, `(h, w)`."""

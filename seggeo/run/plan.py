@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import seggeo.io as image_io
-from seggeo.config import Execution, Output, Settings, Tiling, to_json
+from seggeo.config import Execution, Output, Reading, Settings, Tiling, to_json
 from seggeo.errors import ConfigError, SeggeoWarning, SourceError
 from seggeo.geometry import Window
 from seggeo.job import Job
@@ -73,7 +73,7 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         ModelError: The model or its weights are refused.
         ConfigError: Settings that do not fit the input or the model.
     """
-    chosen = named_model(settings)
+    chosen, asked = named_model(settings), settings.reading
     with ExitStack() as opened:
         scene = _Scene(path, settings, opened)
         chosen = chosen or scene.model()
@@ -89,6 +89,8 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
             scene.normalise_stains()  # after the choice of a model, which goes by what the file shows
         request, segmenter = _ready(request_for(chosen, settings, execution, scene.mpp), scene)
         info = segmenter.info
+        if info.native and settings.reading.smooth:
+            settings = replace(settings, reading=_unsmoothed(settings.reading, asked, info))
         source = scene.source(native=info.native)
         tile, overlap = tile_and_overlap(settings.tiling, info)
         if settings.tiling.tile is None and info.context:
@@ -114,6 +116,16 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
             job=job, request=request, settings=settings, segmenter=segmenter, overview=scene.overview, shown=scene.stretch,
             source=source.describe(),
         )  # fmt: skip
+
+
+def _unsmoothed(reading: Reading, asked: Reading, info: ModelInfo) -> Reading:
+    """How a volume is read for a model that takes its own values, which are never smoothed."""
+    if asked.smooth:
+        raise ConfigError(
+            what=f"--smooth {asked.smooth:g} for {info.name}", why="it takes the file's own values, and those are left alone",
+            mend="leave it out, or smooth in the model",
+        )  # fmt: skip
+    return replace(reading, smooth=0.0)
 
 
 def reopened(path: str, settings: Settings, request: ModelRequest, job: Job) -> Plan:
