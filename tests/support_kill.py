@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
-from support_flow import COMMAND, clean_environment
+from support_flow import COMMAND, below, clean_environment
 
 from seggeo.job import Job
 from seggeo.store import RunStore
@@ -71,3 +73,33 @@ def kill_a_worker(process: subprocess.Popen[bytes], rng: random.Random) -> bool:
     if family:
         rng.choice(family).kill()
     return bool(family)
+
+
+def kill_and_go_on(
+    folder: Path, job: Sequence[str], out: str, delays_s: Sequence[float], *, tile_s: float,
+    check: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
+    """Kill a job's group after each delay, measured from its first tile or from its start in turn; `check` follows each."""
+    for turn, delay_s in enumerate(delays_s):
+        finished, logged = tiles_of_finished_parts(folder, out), len(tiles_logged(folder, out))
+        process = start(folder, job, out, workers=1 + turn % 2, tile_s=tile_s)
+        if turn % 3:
+            until(lambda p=process, n=logged: p.poll() is not None or len(tiles_logged(folder, out)) > n, 60)
+        time.sleep(delay_s)
+        assert process.poll() is None, "the job was done before its kill"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not finished & set(tiles_logged(folder, out)[logged:]), "a finished part was predicted again"
+        if check is not None:
+            check()
+
+
+def check_goes_on(folder: Path, job: Sequence[str], out: str, made: Callable[[Path], dict[str, str]]) -> None:
+    """The same command again ends well, repeats no finished part, and leaves what the undisturbed one left in `whole`."""
+    finished, logged = tiles_of_finished_parts(folder, out), len(tiles_logged(folder, out))
+    process = start(folder, job, out, tile_s=0.0)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+    assert not finished & set(tiles_logged(folder, out)[logged:]), "a finished part was predicted again"
+    assert made(folder / out) == made(folder / "whole")
+    assert below(folder / out) == below(folder / "whole"), "temporaries were left behind"

@@ -50,30 +50,18 @@ def start(folder: Path, out: str, *, workers: int = 2, tile_s: float = 0.05) -> 
 
 
 def kill_and_go_on(folder: Path, out: str, delays_s: list[float], tile_s: float) -> None:
-    """Kill the job after each delay, measured from its first tile or from its start in turn."""
-    for turn, delay_s in enumerate(delays_s):
-        finished, logged = tiles_of_finished_parts(folder, out), len(tiles_logged(folder, out))
-        process = start(folder, out, workers=1 + turn % 2, tile_s=tile_s)
-        if turn % 3:
-            until(lambda p=process, n=logged: p.poll() is not None or len(tiles_logged(folder, out)) > n, 60)
-        time.sleep(delay_s)
-        assert process.poll() is None, "the job was done before its kill"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert not finished & set(tiles_logged(folder, out)[logged:]), "a finished part was predicted again"
+    """Kill the job after each delay; no output is ever torn."""
+
+    def check() -> None:
         for name in ("gpkg", "fgb"):
             path = folder / out / f"scene_objects.{name}"
             assert not path.exists() or path.read_bytes() == (folder / "whole" / path.name).read_bytes()
 
+    support_kill.kill_and_go_on(folder, JOB, out, delays_s, tile_s=tile_s, check=check)
+
 
 def check_result(folder: Path, out: str) -> None:
-    finished, logged = tiles_of_finished_parts(folder, out), len(tiles_logged(folder, out))
-    process = start(folder, out, tile_s=0.0)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
-    assert not finished & set(tiles_logged(folder, out)[logged:]), "a finished part was predicted again"
-    assert digests(folder / out) == digests(folder / "whole")
-    assert below(folder / out) == below(folder / "whole"), "temporaries were left behind"
+    support_kill.check_goes_on(folder, JOB, out, digests)
 
 
 def test_killed_three_times_and_the_same_bytes(folder: Path):

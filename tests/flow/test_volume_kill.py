@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import support_kill
-from support_flow import SLOW, below, seggeo, write_model
-from support_kill import finished_parts, tiles_logged, tiles_of_finished_parts, until
+from support_flow import SLOW, seggeo, write_model
+from support_kill import finished_parts, tiles_logged, until
 from support_volume_flow import boxes, files, nifti
 
 JOB = (
@@ -39,34 +39,14 @@ def start(folder: Path, out: str, *, workers: int = 2, tile_s: float = 0.05) -> 
     return support_kill.start(folder, JOB, out, workers=workers, tile_s=tile_s)
 
 
-def kill_and_go_on(folder: Path, out: str, delays_s: list[float], tile_s: float) -> None:
-    """Kill the group after each delay, measured from its first tile or from its start in turn."""
-    for turn, delay_s in enumerate(delays_s):
-        finished, logged = tiles_of_finished_parts(folder, out), len(tiles_logged(folder, out))
-        process = start(folder, out, workers=1 + turn % 2, tile_s=tile_s)
-        if turn % 3:
-            until(lambda p=process, n=logged: p.poll() is not None or len(tiles_logged(folder, out)) > n, 60)
-        time.sleep(delay_s)
-        assert process.poll() is None, "the job was done before its kill"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert not finished & set(tiles_logged(folder, out)[logged:]), "a finished part was predicted again"
-
-
 def check_result(folder: Path, out: str) -> None:
-    finished, logged = tiles_of_finished_parts(folder, out), len(tiles_logged(folder, out))
-    process = start(folder, out, tile_s=0.0)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
-    assert not finished & set(tiles_logged(folder, out)[logged:]), "a finished part was predicted again"
-    assert files(folder / out) == files(folder / "whole")
-    assert below(folder / out) == below(folder / "whole"), "temporaries were left behind"
+    support_kill.check_goes_on(folder, JOB, out, files)
 
 
 def test_killed_twice_and_the_same_bytes(folder: Path):
     rng = random.Random(1)
 
-    kill_and_go_on(folder, "twice", [rng.uniform(0.1, 1.0) for _ in range(2)], tile_s=0.1)
+    support_kill.kill_and_go_on(folder, JOB, "twice", [rng.uniform(0.1, 1.0) for _ in range(2)], tile_s=0.1)
 
     check_result(folder, "twice")
 
@@ -76,7 +56,7 @@ def test_killed_twice_and_the_same_bytes(folder: Path):
 def test_killed_eight_times_and_the_same_bytes(folder: Path, seed: int):
     rng = random.Random(seed)
 
-    kill_and_go_on(folder, f"eight{seed}", [rng.uniform(0.0, 0.9) for _ in range(8)], tile_s=0.35)
+    support_kill.kill_and_go_on(folder, JOB, f"eight{seed}", [rng.uniform(0.0, 0.9) for _ in range(8)], tile_s=0.35)
 
     check_result(folder, f"eight{seed}")
 
