@@ -1,12 +1,13 @@
 """Peak memory and time of the whole command over the depth of a volume: sparse OME-Zarr stacks, 8 to 64 GB nominal.
 
-    python benchmarks/volume_memory.py [--gigabytes 8 64] [--formats auto ome-zarr] [--workers 1]
+    python benchmarks/volume_memory.py [--gigabytes 8 64] [--formats auto ome-zarr] [--workers 1] [--share 0.005]
 
 A stack holds uint8 slices of 4096 x 4096 in chunks of 32 x 512 x 512, most of which were never written; clumps of balls lie in
-half a percent of the chunks, in proportion to the depth. Every row is one `seggeo segment STACK --model threshold` in a
-process group of its own, with default outputs (a mask for each slice, labels, a table, montage and report) or with labels
-alone. Peak RSS is the largest sum over the whole process tree, sampled ten times a second, and never less than the system's
-own account of the largest process. Targets: at most 1.5 GB, and the largest within 10 % of the smallest.
+half a percent of the chunks, or in `--share`, in proportion to the depth. Every row is one `seggeo segment STACK --model
+threshold` in a process group of its own, with default outputs (a mask for each slice, labels, a table, montage and report) or
+with labels alone. Peak RSS is the largest sum over the whole process tree, sampled ten times a second, and never less than the
+system's own account of the largest process. Targets: at most 1.5 GB, and the largest within 10 % of the smallest that fills the
+cache of decoded chunks, which is 256 MB or 32 chunks: 8 GB have so many at a share of 0.04, 64 GB at 0.005.
 """
 
 from __future__ import annotations
@@ -30,13 +31,11 @@ import zarr
 
 SIDE = 4096
 CHUNK = (32, 512, 512)
-SHARE = 0.005
-"""Of the chunks that hold something."""
 CELL, RADIUS = 32, (5.0, 11.0)
 """Balls lie in cells of this side, one each, so that none touches another."""
 
 
-def make_stack(path: Path, gigabytes: float, seed: int = 0) -> tuple[int, int]:
+def make_stack(path: Path, gigabytes: float, share: float, seed: int = 0) -> tuple[int, int]:
     """Write a sparse stack; its depth and how many balls it holds."""
     depth = max(CHUNK[0], round(gigabytes * 1e9 / SIDE**2 / CHUNK[0]) * CHUNK[0])
     group = zarr.open_group(path, mode="w", zarr_format=2)
@@ -55,7 +54,7 @@ def make_stack(path: Path, gigabytes: float, seed: int = 0) -> tuple[int, int]:
     ]
     rng = np.random.default_rng(seed)
     grid = tuple(n // c for n, c in zip((depth, SIDE, SIDE), CHUNK, strict=True))
-    count, balls = max(1, round(SHARE * np.prod(grid))), 0
+    count, balls = max(1, round(share * np.prod(grid))), 0
     for place in rng.choice(int(np.prod(grid)), count, replace=False):
         corner = [int(i) * c for i, c in zip(np.unravel_index(place, grid), CHUNK, strict=True)]
         block, found = _balls(rng)
@@ -127,6 +126,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[8, 64])
     parser.add_argument("--formats", nargs="+", default=["auto", "ome-zarr"])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--share", type=float, default=0.005, help="of the chunks that hold something")
     asked = parser.parse_args()
     print(
         f"{'GB':>4s}{'formats':>10s}{'slices':>8s}{'tiles':>8s}{'empty':>8s}{'balls':>8s}{'objects':>9s}{'CPU s':>8s}"
@@ -136,7 +136,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for size in asked.gigabytes:
             stack = Path(name) / f"stack{size:g}.ome.zarr"
-            depth, balls = make_stack(stack, size)
+            depth, balls = make_stack(stack, size, asked.share)
             for formats in asked.formats:
                 out = Path(name) / "out"
                 row = measure(stack, out, formats, asked.workers)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from seggeo.instances import Instances
 from seggeo.merge.chains import Breaks, Chains, Rows
 from seggeo.merge.forks import Fork, forks
-from seggeo.merge.overlap import BRIDGE, Links, Sections, bridges, neighbours
+from seggeo.merge.overlap import Links, Sections, bridges, neighbours
 
 IntArray = NDArray[np.int64]
 
@@ -128,7 +128,7 @@ class Linker:
             before, known = self._behind[at]
             if not len(free) or not len(before):
                 continue
-            links = bridges(before, sections.take(free), min(0.9, BRIDGE * self._rules.iou))
+            links = bridges(before, sections.take(free), self._rules.iou)
             chain[free[links.b]] = known[links.a]
             bridged += len(links.a) if sections.z - before.z > 1 else 0
             loose = np.setdiff1d(np.arange(len(before)), links.a, assume_unique=True)

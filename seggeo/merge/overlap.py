@@ -17,7 +17,8 @@ SMALLER = 3.0
 """Overlap as a share of the smaller mask must reach this many times the least IoU, where the IoU itself does not: the caps of a
 ball are much smaller than the sections beside them."""
 BRIDGE = 2.0
-"""Over missed slices the least IoU is this many times as much: what lies between was not seen."""
+"""Over missed slices the least IoU is this many times as much, for what lies between was not seen; but not between two
+cross-sections alone between gaps, which have no motion to be moved by and may have gone a long way."""
 _FAR = 1 << 28
 """Rows between tries: more than any slice has."""
 
@@ -110,14 +111,17 @@ class Pairs:
         iou = shared / (before.area[a] + after.area[b] - shared)
         return cls(a=a, b=b, iou=iou, of_a=shared / before.area[a], of_b=shared / after.area[b])
 
-    def linked(self, least: float) -> Links:
+    def linked(self, least: FloatArray) -> Links:
         """Pairs in which each is the other's best of those not yet paired; of equals the first in both slices.
 
         Best is what has the highest sum of IoU and share of the smaller mask: by IoU alone another ball that begins beside a
         large section would win over that section's own tip.
+
+        Args:
+            least: Least IoU of every pair.
         """
         smaller = np.maximum(self.of_a, self.of_b)
-        good = np.flatnonzero((self.iou >= least) | (smaller >= min(1.0, SMALLER * least)))
+        good = np.flatnonzero((self.iou >= least) | (smaller >= np.minimum(1.0, SMALLER * least)))
         likeness = (self.iou + smaller)[good]
         order = np.lexsort((self.a[good] + self.b[good], -likeness))  # equals that share a mask differ in the sum
         a, b = self.a[good][order], self.b[good][order]
@@ -134,7 +138,7 @@ class Pairs:
 def neighbours(before: Sections, after: Sections, least: float) -> tuple[Pairs, Links]:
     """Pairs of neighbouring slices, and the links among them."""
     pairs = Pairs.of(before, after, overlaps(before.spans, after.spans))
-    return pairs, pairs.linked(least)
+    return pairs, pairs.linked(np.full(len(pairs.a), least))
 
 
 def bridges(before: Sections, after: Sections, least: float) -> Links:
@@ -155,7 +159,9 @@ def bridges(before: Sections, after: Sections, least: float) -> Links:
         (before.spans.take(~a_moves[before.spans.owner]), after.moved(b_moves, ahead)),
     ]
     a, b, shared = overlaps(_stacked([a for a, _ in tries], len(before)), _stacked([b for _, b in tries], len(after)))
-    return Pairs.of(before, after, (a % len(before), b % len(after), shared)).linked(least)
+    pairs = Pairs.of(before, after, (a % len(before), b % len(after), shared))
+    alone = ~(a_moves[pairs.a] | b_moves[pairs.b])
+    return pairs.linked(np.where(alone, least, min(0.9, BRIDGE * least)))
 
 
 def _stacked(tries: list[Spans], count: int) -> Spans:

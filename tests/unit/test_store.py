@@ -219,4 +219,6 @@ def test_a_job_with_another_depth_has_other_parts():
     job = make_job()
     deep = replace(job, frame=replace(job.frame, depth=3))
 
-    assert len(deep.parts) == 3 * len(job.parts)
+    tiles = [tile.index for part in range(len(deep.parts)) for tile in deep.parts.tiles(part)]
+    assert sorted(tiles) == list(range(3 * len(job.grid)))
+    assert len(deep.parts) > len(job.parts)
