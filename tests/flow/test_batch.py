@@ -76,7 +76,16 @@ def test_a_merge_of_missing_parts_is_refused_and_says_what_is_missing(folder: Pa
     assert digests(folder / "some_out") == digests(folder / "whole")
 
 
-@pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "SLURM_ARRAY_TASK_ID",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
+        ),
+    ],
+)
 def test_array_variables_say_the_part(folder: Path, variable: str):
     plan(folder, variable, shards=2)
 

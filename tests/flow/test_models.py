@@ -283,7 +283,13 @@ def test_files_that_hold_no_model_are_refused_and_nothing_is_made(tmp_path: Path
     assert below(tmp_path) == before
 
 
-@pytest.mark.parametrize("deed", ["os._exit(9)", "__import__('ctypes').string_at(0)", "os.abort()"])
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "__import__('ctypes').string_at(0)",
+        *(pytest.param(deed, marks=pytest.mark.slow) for deed in ("os._exit(9)", "os.abort()")),
+    ],
+)
 def test_a_tile_that_ends_its_process_costs_itself_alone(tmp_path: Path, deed: str):
     write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
     write_model(tmp_path, FRAGILE.replace('raise ValueError("the fifth tile is too much for me")', deed), "fragile.py")
