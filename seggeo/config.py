@@ -260,7 +260,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How a job is run; only `autocast`, which changes predictions, is part of the job."""
+    """How a job is run; only `autocast` and `compile`, which change predictions, are part of the job."""
 
     workers: int = 0
     """Processes that predict; 0 chooses by device, cores and memory."""
@@ -271,7 +271,9 @@ class Execution:
     batch: int = 0
     """Tiles, or prompts, per forward pass; 0 lets the model choose."""
     autocast: bool = False
-    """Lower precision on an accelerator."""
+    """bfloat16 where the model allows it: faster on an accelerator, results are approximate."""
+    compile: bool = False
+    """Compile the model's network for its input's shape: the first tiles take longer, results are equal up to rounding."""
     work: Path | None = None
     """Run folder; default: beside the output."""
     overwrite: bool = False
@@ -286,6 +288,8 @@ class Execution:
     """Predict on the CPU where the accelerator is absent, and tiles that do not fit its memory."""
     on_bad_tile: str = "skip"
     """What a tile that fails twice does: skip notes it and goes on, fail stops the run."""
+    profile: bool = False
+    """Count where the time goes, and tell."""
     dask: str | None = None
     """Dask workers that predict instead of processes of this one: `tcp://host:port`, `local:4`, `slurm` or `slurm:8`."""
 

@@ -70,6 +70,8 @@ class Prediction:
     """In pixels of the tile's window, whatever context came with it."""
     capped: bool = False
     """True when the model hit one of its own limits (detections, queries), so that objects may be missing."""
+    foreign: int = 0
+    """Detections left out of `instances`, their masks never computed, since they have no pixel in `tile.heard`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,8 @@ class ModelInfo:
     """Pixels of image that the model wants to see beyond a tile's window, on sides that are not the image's edge."""
     stride: int = 1
     """What the model sees begins, and ends unless the image does, at multiples of this in the raster."""
+    faster: tuple[str, ...] = ()
+    """What of `autocast` and `compile` was asked for and is followed: each changes predictions, if only a little."""
 
     def __post_init__(self) -> None:
         if self.context < 0 or self.stride < 1:
@@ -230,9 +234,16 @@ class ModelRequest:
     batch: int = 0
     """Tiles or prompts per forward pass; 0 lets the model choose."""
     autocast: bool = False
-    """Lower precision on the accelerator, off unless asked for."""
+    """bfloat16 where the model allows it, off unless asked for."""
+    compile: bool = False
+    """The network compiled for its input's shape, off unless asked for."""
     cpu_fallback: bool = False
     """Open on the CPU where the device is absent."""
+
+    @property
+    def faster(self) -> tuple[str, ...]:
+        """Which of `autocast` and `compile` is asked for: the `ModelInfo.faster` of a model that follows both."""
+        return tuple(name for name, asked in (("autocast", self.autocast), ("compile", self.compile)) if asked)
 
 
 class Look(Protocol):

@@ -14,6 +14,8 @@ from math import isqrt
 from seggeo.errors import GeometryError
 from seggeo.geometry import Window
 
+SLACK = 8
+"""Pixels beside its core of which a tile may still report."""
 # A window meets its direct neighbours, and the one after where the last window of an axis is moved far inwards.
 LATER_NEIGHBOURS = [(0, 1), (0, 2), *((down, right) for down in (1, 2) for right in range(-2, 3))]
 
@@ -31,6 +33,11 @@ class Tile:
     """The pixels this tile answers for."""
     window: Window
     """The pixels the model sees: the core and a halo."""
+
+    @property
+    def heard(self) -> Window:
+        """The pixels that count: an instance without one of them is dropped, whatever else it has."""
+        return self.core.grow(SLACK, within=self.window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

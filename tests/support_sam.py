@@ -95,9 +95,14 @@ def make_sam(seed: int = 0) -> Sam:
 
 def make_vit_b(seed: int = 0) -> Sam:
     """The same idea written into a ViT-B of the published size: blobs of some 30 to 45 px radius."""
+    return make_vit("vit_b", seed)
+
+
+def make_vit(name: str, seed: int = 0) -> Sam:
+    """The same for `vit_b`, `vit_l` or `vit_h`."""
     torch.manual_seed(seed)
     return _write(
-        sam_model_registry["vit_b"](), blob_image(1024, 1024, step=128, fill=1.5), Reach(fine=1.55, coarse=0.28, least=5.2)
+        sam_model_registry[name](), blob_image(1024, 1024, step=128, fill=1.5), Reach(fine=1.55, coarse=0.28, least=5.2)
     )
 
 

@@ -36,6 +36,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     on_bad_tile: o.OnBadTile = None,
     allow_partial: o.AllowPartial = None,
     dask: o.Dask = None,
+    profile: o.Profile = None,
     time_limit: o.TimeLimit = None,
     quiet: o.Quiet = False,
     json_: o.Json = False,
@@ -51,7 +52,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     planned = load_batch(job)
     execution = _execution(
         planned, workers=workers, device=device, devices=devices, batch=batch, on_bad_tile=on_bad_tile,
-        allow_partial=allow_partial, dask=dask,
+        allow_partial=allow_partial, dask=dask, profile=profile,
     )  # fmt: skip
     asked = part if part is not None else part_from(os.environ)
     shard = parse_part(asked, planned.shards) if asked is not None else (1, 1)
@@ -76,12 +77,15 @@ def _execution(planned: Any, **given: Any) -> Any:
 def _run_shard(planned: Any, shard: tuple[int, int], execution: Any, told: tuple[Talk, Any]) -> None:
     from seggeo.cli.progress import Progress
     from seggeo.run.batch_run import Begun, run_shard
+    from seggeo.run.profile import Profiler
 
     talk, log = told
-    parts = failures = readings = 0
+    profiler = Profiler(is_wanted=execution.profile)
+    reports: list[Any] = []
+    failures = readings = 0
     progress = Progress(tiles=0, megapixels_per_tile=0, quiet=True)
     events = run_shard(planned, *shard, execution)
-    with closing(events):
+    with closing(events), profiler.span("predict"):
         for event in events:
             if isinstance(event, Begun):
                 talk.say(f"{event.task.path}: {event.todo} parts to predict")
@@ -93,11 +97,15 @@ def _run_shard(planned: Any, shard: tuple[int, int], execution: Any, told: tuple
             readings += report.instances
             failures += len(report.notes["failures"])
             if not report.resumed:
-                parts += 1
+                reports.append(replace(report, notes=None))
                 log.part(item, report)
     progress.close()
+    parts = len(reports)
     talk.say(f"shard {shard[0]}/{shard[1]} is done: {parts} parts predicted now, {readings} readings, {failures} failed tiles")
-    talk.result({"shard": list(shard), "parts": parts, "readings": readings, "failed_tiles": failures})
+    profile = profiler.profile(reports)
+    counted = {} if profile is None else {"profile": profile.to_json()}
+    talk.profile(counted.get("profile"))
+    talk.result({"shard": list(shard), "parts": parts, "readings": readings, "failed_tiles": failures, **counted})
     if failures and not execution.allow_partial:
         raise IncompleteError(
             what=f"{failures} tiles of this shard failed", why="see failures.jsonl in the run folders after the merge",
@@ -109,6 +117,7 @@ def merge(
     job: JobFolder,
     allow_partial: o.AllowPartial = None,
     overwrite: o.Overwrite = None,
+    profile: o.Profile = None,
     quiet: o.Quiet = False,
     json_: o.Json = False,
 ) -> None:
@@ -117,7 +126,7 @@ def merge(
 
     talk = Talk(quiet=quiet, verbose=False, json=json_, out=sys.stdout)
     planned = load_batch(job)
-    execution = _execution(planned, allow_partial=allow_partial, overwrite=overwrite)
+    execution = _execution(planned, allow_partial=allow_partial, overwrite=overwrite, profile=profile)
     with stoppable(), redirect_stdout(sys.stderr):
         if planned.kind == "count-cells":
             _merge_counts(planned, execution, talk)
@@ -144,6 +153,7 @@ def _merge_all(planned: Any, execution: Any, talk: Talk) -> None:
 
 
 def _merge_counts(planned: Any, execution: Any, talk: Talk) -> None:
+    from seggeo.cli.count_cells import tell_counted
     from seggeo.run.batch_merge import merge_item
     from seggeo.run.count import refusal_of, sum_up
     from seggeo.run.count_folder import REPORT, write_page, write_tables
@@ -160,7 +170,7 @@ def _merge_counts(planned: Any, execution: Any, talk: Talk) -> None:
             counted.append(sum_up(plan, slide, summary, planned.out))
             incomplete += summary.failed_tiles > 0
             talk.say(f"{slide.path}: {summary.objects} cells")
-            talk.result(dict(counted[-1].row))
+            tell_counted(counted[-1], talk)
         except Exception as error:  # noqa: BLE001 - whatever happens to one slide, the others are counted
             refused = refusal_of(error)
             talk.error(refused, slide.id)

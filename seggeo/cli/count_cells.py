@@ -78,11 +78,13 @@ def count_cells(  # noqa: PLR0913 - one parameter per option; they go straight i
     devices: o.Devices = None,
     batch: o.Batch = None,
     autocast: o.Autocast = None,
+    compile: o.Compile = None,
     allow_partial: o.AllowPartial = None,
     check_space: o.CheckSpace = None,
     cpu_fallback: o.CpuFallback = None,
     on_bad_tile: o.OnBadTile = None,
     dask: o.Dask = None,
+    profile: o.Profile = None,
     time_limit: o.TimeLimit = None,
     config: o.Config = None,
     json_: o.Json = False,
@@ -186,5 +188,12 @@ def _count_one(slide: Any, how: Any, talk: Talk) -> Any:
     row = counted.row
     density = counted.report.density
     talk.say(f"  {row['cells']} cells" + (f", {density}" if density else ""))
-    talk.result(dict(row))
+    tell_counted(counted, talk)
     return counted
+
+
+def tell_counted(counted: Any, talk: Talk) -> None:
+    """A slide's row, and where the time went, if that was counted."""
+    told = {} if counted.profile is None else {"profile": counted.profile.to_json()}
+    talk.profile(told.get("profile"))
+    talk.result({**counted.row, **told})

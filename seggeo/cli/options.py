@@ -143,7 +143,10 @@ Devices = Annotated[
     str | None, _option("devices", "one", "GPUs to predict on, a process on each: all, or numbers, 0,1.", RUNNING)
 ]
 Batch = Annotated[int | None, _option("batch", "the model's", "Tiles or prompts per forward pass.", RUNNING)]
-Autocast = Annotated[bool | None, _flag("autocast", "Lower precision on an accelerator.", RUNNING)]
+Autocast = Annotated[bool | None, _flag("autocast", "Predict in bfloat16: faster on a GPU, approximate.", RUNNING)]
+Compile = Annotated[
+    bool | None, _flag("compile", "Compile the network: first tiles slower, equal up to rounding; needs a compiler.", RUNNING)
+]
 Work = Annotated[
     Path | None, _option("work", "beside the output", "Run folder: finished tiles, so that a killed run goes on.", RUNNING)
 ]
@@ -162,6 +165,7 @@ Dask = Annotated[
     str | None,
     _option("dask", "none", "Predict with Dask: tcp://host:8786 (running), local:4 or slurm:8 (workers to start).", RUNNING),
 ]
+Profile = Annotated[bool | None, _flag("profile", "Tell where the time went: shares of each phase, speed, memory.", RUNNING)]
 TimeLimit = Annotated[
     str | None,
     _option("time-limit", "SLURM's, else none", "Stop in good order after this long: 3h, 55m, 1h30m, 02:59:00.", RUNNING),

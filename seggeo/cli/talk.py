@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -61,7 +62,17 @@ class Talk:
         if values["failed_tiles"]:
             self.warn(f"{values['failed_tiles']} of {values['tiles']} tiles failed: {first_failure(values)}")
         self._files(values)
+        self.profile(values.get("profile"))
         self.result(values)
+
+    def profile(self, values: Mapping[str, Any] | None) -> None:
+        """Where the time went, if that was counted."""
+        if values is None or self.quiet or tell("info", {"message": "profile", "profile": values}):
+            return
+        from seggeo.run.profile import told
+
+        for line in told(values):
+            self.say(line)
 
     def _counts(self, values: dict[str, Any]) -> None:
         r = values["readings"]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.instances import Instances, concat
-from seggeo.tiling import PartGrid, Tile, TileGrid
+from seggeo.tiling import SLACK, PartGrid, Tile, TileGrid
 
 IntArray = NDArray[np.int64]
 FAR = 1 << 19
@@ -132,7 +132,7 @@ def owned(instances: Instances, tile: Tile, grid: TileGrid) -> NDArray[np.bool_]
     The few pixels of slack keep an object on the very border alive when both tiles draw it on the other's side;
     matching makes one of the two.
     """
-    slack = min(grid.halo // 2, 8)
+    slack = min(grid.halo // 2, SLACK)
     core = tile.core.grow(slack, within=tile.window)
     row, col, row_stop, col_stop = core.shift(-tile.window.row, -tile.window.col).bounds
     box = instances.box

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Labels = NDArray[np.int32]
 
@@ -57,6 +59,49 @@ def ascend(height: NDArray[np.floating], mask: NDArray[np.bool_]) -> Basins:
     labels.ravel()[at] = plateau.ravel()[at][_follow(place[goal])]
     top, centre = _peaks(plateau[1:-1, 1:-1], count, padded[1:-1, 1:-1])
     return Basins(labels=labels[1:-1, 1:-1], height=top, centre=centre)
+
+
+def climb(at: NDArray[np.int64], height: NDArray[np.float32], width: int) -> NDArray[np.int32]:
+    """As `ascend`, for few pixels of a large image: the basin of each, 0 to n - 1 in scan order of the maxima.
+
+    Args:
+        at: Flat indices of the pixels, ascending; none in the first or last row, or in the last column.
+        height: Flat image; lower outside `at` than anywhere in it.
+        width: Of the image, px.
+    """
+    goal, top = at.copy(), height[at]
+    for step in (-width, -1, 1, width):
+        beside = height[at + step]
+        higher = np.flatnonzero(beside > top)
+        goal[higher], top[higher] = at[higher] + step, beside[higher]
+    place = np.empty(len(height), np.int64)
+    place[at] = np.arange(len(at))
+    ends = _follow(place[goal])
+    peaks = np.flatnonzero(goal == at)
+    number = np.empty(len(at), np.int32)
+    number[peaks] = _plateaus(at[peaks], width)
+    basins: NDArray[np.int32] = number[ends]
+    return basins
+
+
+def _plateaus(peaks: NDArray[np.int64], width: int) -> NDArray[np.int32]:
+    """The 4-connected group of each place, numbered from 0 in scan order."""
+    one, two = [], []
+    for step in (1, width):
+        beside = np.searchsorted(peaks, peaks + step)
+        meets = np.flatnonzero(peaks.take(beside, mode="clip") == peaks + step)
+        one.append(meets)
+        two.append(beside[meets])
+    return linked(np.concatenate(one), np.concatenate(two), len(peaks))
+
+
+def linked(one: NDArray[np.int64], two: NDArray[np.int64], count: int) -> NDArray[np.int32]:
+    """The group of each of `count` things of which `one[k]` and `two[k]` belong together, from 0 by its first member."""
+    if not len(one):
+        return np.arange(count, dtype=np.int32)
+    edges = coo_array((np.ones(len(one), np.int8), (one, two)), shape=(count, count))
+    groups: NDArray[np.int32] = connected_components(edges, directed=False)[1]
+    return groups
 
 
 def _uphill(padded: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -36,6 +36,7 @@ import numpy as np
 
 from seggeo.errors import ConfigError, ModelError
 from seggeo.models.custom_results import to_instances
+from seggeo.profiling import span
 from seggeo.protocols import ModelInfo, ModelRequest, Prediction, TileImage
 
 
@@ -89,10 +90,11 @@ class Custom:
             results = self.model.predict(images)
         is_stated = hasattr(self.model, "exclusive")
         shapes = [place.window.shape for place in places]
-        return [
-            to_instances(result, shape, index, self.info, is_stated=is_stated)
-            for index, (result, shape) in enumerate(zip(_listed(results, len(tiles), self.info.name), shapes, strict=True))
-        ]
+        with span("encode"):
+            return [
+                to_instances(result, shape, index, self.info, is_stated=is_stated)
+                for index, (result, shape) in enumerate(zip(_listed(results, len(tiles), self.info.name), shapes, strict=True))
+            ]
 
 
 def _sees_more(info: ModelInfo) -> bool:

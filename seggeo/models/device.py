@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from seggeo.errors import ConfigError, ResourceError
 
 log = logging.getLogger(__name__)
+
+FINISHERS = 4
+"""Threads, at most, that finish tiles on the processor while a GPU computes the next."""
+FREE_SHARE = 0.8
+"""Of a GPU's free memory that a batch may take by our rough estimates."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -62,6 +70,48 @@ def _absent(name: str, why: str) -> ResourceError:
     return ResourceError(
         what=f"device {name} cannot be used", why=why, mend="use --device cpu, or --device auto to take what is there"
     )
+
+
+def upload(values: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device; to CUDA from pinned memory, so that the copy goes on by itself while the caller does.
+
+    On the CPU it may share the array's memory: it is for reading.
+    """
+    own = np.ascontiguousarray(values)
+    tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def finishers(device: torch.device) -> int:
+    """Threads that finish on the processor what the device has computed; none where that is the processor itself."""
+    return 0 if device.type == "cpu" else min(FINISHERS, torch.get_num_threads())
+
+
+def batch_for(device: torch.device, item_bytes: int, *, most: int, on_cpu: int) -> int:
+    """How many items to compute at once where the user has not said it.
+
+    Args:
+        device: Where.
+        item_bytes: Rough working memory of one item.
+        most: More than so many are no faster.
+        on_cpu: The answer where the device is no GPU of its own memory.
+    """
+    if device.type != "cuda":
+        return on_cpu
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return fitting_batch(free_bytes, item_bytes, most)
+
+
+def fitting_batch(free_bytes: int, item_bytes: int, most: int) -> int:
+    """The largest power of two of items that fits into the free memory, from 1 to `most`.
+
+    A power of two: results may differ in their last digits from one batch size to another, and memory that is a little
+    less free than yesterday should rarely change it.
+    """
+    fits = int(free_bytes * FREE_SHARE) // max(1, item_bytes)
+    return 1 << (max(1, min(most, fits)).bit_length() - 1)
 
 
 def set_threads(count: int) -> None:

@@ -1,11 +1,12 @@
 """Mask R-CNN of torchvision on tiles: no hidden resize, raised limits that report when they bind, masks that stay small.
 
-1. `load` reads the file, infers the network from its tensors and fills it, strictly.
+1. `load` reads the file, infers the network from its tensors, fills it, strictly, and makes it lean.
 2. `predict` groups tiles of one padded size, so that a tile's answer does not depend on its neighbours in the batch.
-3. `_prepare` scales, normalises and pads to the stride of the pyramid; `_features`, `_proposals` and `_detections`
-   run torchvision's own parts in torchvision's order.
-4. `_masks` runs the mask head on some regions at a time and computes the logits of each region's own class only.
-5. `paste_spans` encodes each mask inside its own box.
+3. `prepare` scales, normalises and pads to the stride of the pyramid; `_features`, `_proposals` and `_detections`
+   run torchvision's own parts in torchvision's order, the box head on some regions at a time.
+4. `_heard` leaves out boxes too far outside the tile's core to be its to report: their masks are never computed.
+5. `_masks` runs the mask head on some regions at a time and computes the logits of each region's own class only.
+6. `to_instances` encodes each mask inside its own box.
 """
 
 from __future__ import annotations
@@ -17,30 +18,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from seggeo.errors import ConfigError, ModelError
-from seggeo.instances import Instances, replace_owner
 from seggeo.models.band_limits import limits_of
-from seggeo.models.device import choose_device, in_batches
+from seggeo.models.compiling import compile_network, fill_batch
+from seggeo.models.device import batch_for, choose_device, in_batches
 from seggeo.models.maskrcnn_arch import Architecture, build_model, infer_architecture
-from seggeo.models.maskrcnn_paste import paste_spans
+from seggeo.models.maskrcnn_lean import make_lean
+from seggeo.models.maskrcnn_paste import can_meet, to_instances
+from seggeo.models.maskrcnn_pixels import padded, prepare
+from seggeo.models.maskrcnn_regions import Detections, Pyramid
 from seggeo.models.maskrcnn_settings import DetectorSettings, complete, read_settings
 from seggeo.models.registry import known_models
 from seggeo.models.weights import load_state, load_strictly, sha256_of
+from seggeo.profiling import span
 from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImage
 
 log = logging.getLogger(__name__)
 
-STRIDE = 32
-MASK_REGIONS = 64
-"""Regions the mask head sees at once: 64 are 51 MB in its widest layer, 1000 would be 803 MB."""
+REGIONS = 256
+"""Regions the box head sees at once, 13 MB of features, and four times what the mask head sees, 51 MB in its widest layer."""
+REGIONS_ON_GPU = 1024
 BATCH_ON_GPU = 4
 BYTES_PER_PIXEL = 600
 """Working memory of a ResNet-50 tile, measured with `benchmarks/maskrcnn.py --network`."""
@@ -66,13 +69,22 @@ def load(request: ModelRequest) -> MaskRCNNSegmenter:
     settings = complete(chosen, bands=architecture.bands, classes=architecture.classes)
     device = choose_device(request.device)
     model = _filled(architecture, settings, file.state, request.weights).to(device)
-    batch = request.batch or (BATCH_ON_GPU if device.type == "cuda" else 1)
+    make_lean(model, autocast=request.autocast)
+    if request.compile:
+        compile_network(model.backbone)
+    tile_bytes = info_of(architecture, settings, None).memory_bytes
+    batch = request.batch or batch_for(device, tile_bytes, most=BATCH_ON_GPU, on_cpu=1)
     log.info(
         "maskrcnn: %s, %d bands, %d classes on %s", architecture.name, architecture.bands, architecture.classes - 1, device
     )
     return MaskRCNNSegmenter(
         model,
-        replace(info_of(architecture, settings, file.sha256, autocast=request.autocast), batch=batch, device=str(device)),
+        replace(
+            info_of(architecture, settings, file.sha256, autocast=request.autocast),
+            batch=batch,
+            device=str(device),
+            faster=request.faster,
+        ),  # fmt: skip
         settings,
         batch=batch,
         autocast=request.autocast,
@@ -135,7 +147,7 @@ def _filled(a: Architecture, settings: DetectorSettings, state: Mapping[str, Ten
 
 def info_of(a: Architecture, settings: DetectorSettings, sha256: str | None, *, autocast: bool = False) -> ModelInfo:
     """What the pipeline needs to know of a network with these settings; one tile at a time, on the CPU."""
-    regions = settings.rpn_post * a.pyramid * 49 * 4 * 2
+    regions = min(settings.rpn_post, REGIONS_ON_GPU) * a.pyramid * 49 * 4 * 2
     return ModelInfo(
         name="maskrcnn",
         classes=settings.classes,
@@ -166,6 +178,7 @@ class MaskRCNNSegmenter:
         self._batch = batch
         self._autocast = autocast
         self._device = next(model.parameters()).device
+        self._regions = REGIONS if self._device.type == "cpu" else REGIONS_ON_GPU
 
     def predict(self, tiles: Sequence[TileImage]) -> list[Prediction]:
         """One prediction per tile, in order.
@@ -179,7 +192,7 @@ class MaskRCNNSegmenter:
             self._check(tile)
         groups: dict[tuple[int, int], list[int]] = {}
         for position, tile in enumerate(tiles):
-            groups.setdefault(_padded(tile.image.shape[:2]), []).append(position)
+            groups.setdefault(padded(tile.image.shape[:2]), []).append(position)
         found: dict[int, Prediction] = {}
         for positions in groups.values():
             answers = in_batches(self._predict, [tiles[i] for i in positions], self._batch)
@@ -199,49 +212,29 @@ class MaskRCNNSegmenter:
     def _predict(self, tiles: Sequence[TileImage]) -> list[Prediction]:
         """Predictions of tiles of one padded size."""
         sizes = [(int(t.image.shape[0]), int(t.image.shape[1])) for t in tiles]
-        images = ImageList(self._prepare(tiles), sizes)
+        images = ImageList(prepare(tiles, self._settings, self._device, native=self.info.native), sizes)
         features = self._features(images)
         proposals, cut = self._proposals(images, features)
-        detections = self._detections(images, features, proposals)
+        found = self._detections(images, features, proposals)
+        told = found.cpu()
+        wanted = self._heard(told, tiles)
+        masks = self._masks(features, found.take(torch.nonzero(wanted)[:, 0].to(self._device)), padded(sizes[0]))
         predictions = []
-        for i, (boxes, scores, labels) in enumerate(detections):
-            one = {level: values[i : i + 1] for level, values in features.items()}
-            masks = self._masks(one, boxes, labels, _padded(sizes[i]))
-            instances = self._encode(masks, boxes.cpu(), scores.cpu(), labels.cpu(), sizes[i])
-            predictions.append(Prediction(instances=instances, capped=cut[i] or len(boxes) >= self._settings.detections))
+        for i, size in enumerate(sizes):
+            mine = told.tile == i
+            with span("encode"):
+                instances = to_instances(masks[mine[wanted]], told.take(mine & wanted), size, self._settings)
+            capped = cut[i] or int(mine.sum()) >= self._settings.detections
+            predictions.append(Prediction(instances=instances, capped=capped, foreign=int((mine & ~wanted).sum())))
         return predictions
-
-    def _prepare(self, tiles: Sequence[TileImage]) -> Tensor:
-        """Tiles as one normalised float tensor `(n, bands, h, w)` on the device, zeros where padded."""
-        height, width = _padded(tiles[0].image.shape[:2])
-        mean = torch.tensor(self._settings.mean, device=self._device)[:, None, None]
-        std = torch.tensor(self._settings.std, device=self._device)[:, None, None]
-        batch = torch.zeros(len(tiles), len(mean), height, width, device=self._device)
-        for target, tile in zip(batch, tiles, strict=True):
-            rows, cols = tile.image.shape[:2]
-            pixels = self._scaled(_bands_first(tile.image).to(self._device), tile.image.dtype)
-            pixels = (pixels - mean) / std
-            if self.info.native:  # what a file holds outside its data may be NaN or -9999
-                valid = torch.from_numpy(np.ascontiguousarray(tile.valid)).to(self._device)
-                pixels = torch.where(valid & torch.isfinite(pixels), pixels, 0.0)
-            target[:, :rows, :cols] = pixels
-        return batch
-
-    def _scaled(self, pixels: Tensor, dtype: np.dtype[Any]) -> Tensor:
-        """Bands as they are before mean and std."""
-        if self._settings.low:
-            low = torch.tensor(self._settings.low, device=self._device)[:, None, None]
-            high = torch.tensor(self._settings.high, device=self._device)[:, None, None]
-            level: Tensor = (pixels.to(torch.float32) - low) / (high - low).clamp_min(1e-12)
-            return level.clamp(0, 1)
-        largest = float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
-        return pixels.to(torch.float32) / (self._settings.scale or largest)
 
     def _features(self, images: ImageList) -> dict[str, Tensor]:
         """The feature pyramid, level by level."""
+        count = len(images.tensors)
+        tensors = fill_batch(images.tensors, self._batch) if "compile" in self.info.faster else images.tensors
         with self._precision():
-            features = self._model.backbone(images.tensors)
-        return {level: values.float() for level, values in features.items()}
+            features = self._model.backbone(tensors)
+        return {level: values[:count].float() for level, values in features.items()}
 
     def _proposals(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[bool]]:
         """Boxes worth a look in each tile, `(n, 4)`, and whether a limit cut off some that looked like objects."""
@@ -253,70 +246,68 @@ class MaskRCNNSegmenter:
         _require_finite("region proposals", *objectness, *deltas)
         anchors = rpn.anchor_generator(images, levels)
         per_level = [o[0].numel() for o in objectness]
-        likely = [torch.stack([(o[i] >= 0).sum() for o in objectness]).max() for i in range(len(anchors))]
+        likely = torch.stack([(o >= 0).flatten(1).sum(1) for o in objectness]).amax(0)
         flat, flat_deltas = concat_box_prediction_layers(objectness, deltas)
         boxes = rpn.box_coder.decode(flat_deltas, anchors).view(len(anchors), -1, 4)
         kept, scores = rpn.filter_proposals(boxes, flat, images.image_sizes, per_level)
         s = self._settings
-        cut = [
-            bool(n > s.rpn_pre) or (len(p) >= s.rpn_post and bool(p[-1] >= 0.5)) for n, p in zip(likely, scores, strict=True)
-        ]
-        return kept, cut
+        lowest = torch.stack([p[-1] if len(p) >= s.rpn_post else p.new_zeros(()) for p in scores])
+        return kept, ((likely > s.rpn_pre) | (lowest >= 0.5)).tolist()
 
-    def _detections(
-        self, images: ImageList, features: dict[str, Tensor], proposals: list[Tensor]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
-        """Boxes `(n, 4)`, scores and labels (0 is background) of each tile, by descending score."""
-        heads = self._model.roi_heads
-        # Padded sizes: the pooler rounds feature size over image size to a power of two, and remembers the first it saw.
-        shapes = [_padded(size) for size in images.image_sizes]
-        with self._precision():
-            regions = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
-            raw_logits, raw_deltas = heads.box_predictor(regions)
-        logits, deltas = raw_logits.float(), raw_deltas.float()
-        _require_finite("box head", logits, deltas)
-        boxes, scores, labels = heads.postprocess_detections(logits, deltas, proposals, images.image_sizes)
-        return list(zip(boxes, scores, labels, strict=True))
-
-    def _masks(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Mask probabilities `(n, m, m)` of one tile's detections, each of its own class, on the CPU."""
-        heads, predictor = self._model.roi_heads, self._model.roi_heads.mask_predictor
-        final = predictor.mask_fcn_logits
-        parts: list[Tensor] = []
-        for some, classes in zip(torch.split(boxes, MASK_REGIONS), torch.split(labels, MASK_REGIONS), strict=True):
+    def _detections(self, images: ImageList, features: dict[str, Tensor], proposals: list[Tensor]) -> Detections:
+        """What the box head makes of the proposals."""
+        heads, pooler = self._model.roi_heads, self._model.roi_heads.box_roi_pool
+        pyramid = Pyramid.of(features, pooler.featmap_names, padded(images.image_sizes[0]))
+        regions, tile = torch.cat(proposals), _numbers(proposals)
+        logits, deltas = [], []
+        for some, of in zip(torch.split(regions, self._regions), torch.split(tile, self._regions), strict=True):
             with self._precision():
-                hidden = heads.mask_head(heads.mask_roi_pool(features, [some], [shape]))
-                hidden = predictor.relu(predictor.conv5_mask(hidden)).float()
-            side = hidden.shape[-1]
-            weight = final.weight[classes].flatten(1)[:, None]
-            logits = (weight @ hidden.flatten(2))[:, 0] + final.bias[classes][:, None]
-            _require_finite("mask head", logits)
-            parts.append(logits.sigmoid().view(-1, side, side).cpu())
-        return torch.cat(parts) if len(boxes) else torch.zeros(0, 1, 1)
+                raw_logits, raw_deltas = heads.box_predictor(heads.box_head(pyramid.pool(pooler, some, of)))
+            logits.append(raw_logits.float())
+            deltas.append(raw_deltas.float())
+        _require_finite("box head", *logits, *deltas)
+        boxes, scores, labels = heads.postprocess_detections(
+            torch.cat(logits), torch.cat(deltas), proposals, images.image_sizes
+        )  # fmt: skip
+        return Detections(boxes=torch.cat(boxes), scores=torch.cat(scores), labels=torch.cat(labels), tile=_numbers(boxes))
 
-    def _encode(self, masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, shape: tuple[int, int]) -> Instances:
-        """Instances of one tile; masks smaller than `min_area` are left out."""
-        spans = paste_spans(masks, boxes, shape, self._settings.mask_threshold)
-        keep = spans.areas(len(boxes)) >= self._settings.min_area
-        spans = spans.take(keep[spans.owner])
-        renumbered = replace_owner(spans, (np.cumsum(keep) - 1)[spans.owner])
-        return Instances.from_spans(renumbered, score=scores.numpy()[keep], label=labels.numpy()[keep] - 1)
+    def _heard(self, found: Detections, tiles: Sequence[TileImage]) -> Tensor:
+        """Which detections `(n,)` may have a pixel that their tile answers for; the others' masks are nobody's concern."""
+        side = 2 * self._model.roi_heads.mask_roi_pool.output_size[0]
+        wanted = torch.zeros(len(found.tile), dtype=torch.bool)
+        for i, tile in enumerate(tiles):
+            mine, window = found.tile == i, tile.tile.window
+            wanted[mine] = can_meet(found.boxes[mine], side, tile.tile.heard.shift(-window.row, -window.col))
+        return wanted
+
+    def _masks(self, features: dict[str, Tensor], found: Detections, shape: tuple[int, int]) -> Tensor:
+        """Mask probabilities `(n, m, m)` of detections, each of its own class, on the CPU."""
+        heads, predictor = self._model.roi_heads, self._model.roi_heads.mask_predictor
+        pooler, final = heads.mask_roi_pool, predictor.mask_fcn_logits
+        pyramid = Pyramid.of(features, pooler.featmap_names, shape)
+        parts: list[Tensor] = []
+        for start in range(0, len(found.tile), self._regions // 4):
+            some = found.take(slice(start, start + self._regions // 4))
+            with self._precision():
+                hidden = heads.mask_head(pyramid.pool(pooler, some.boxes, some.tile))
+                hidden = predictor.relu(predictor.conv5_mask(hidden)).float()
+            weight = final.weight[some.labels].flatten(1)[:, None]
+            logits = (weight @ hidden.flatten(2))[:, 0] + final.bias[some.labels][:, None]
+            parts.append(logits.sigmoid().view(-1, *hidden.shape[2:]))
+        if not parts:
+            return torch.zeros(0, 1, 1)
+        _require_finite("mask head", *parts)
+        return torch.cat(parts).cpu()
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._autocast else nullcontext()
 
 
-def _padded(size: Sequence[int]) -> tuple[int, int]:
-    """Height and width rounded up to the pyramid's stride."""
-    return -(-int(size[0]) // STRIDE) * STRIDE, -(-int(size[1]) // STRIDE) * STRIDE
-
-
-def _bands_first(image: NDArray[Any]) -> Tensor:
-    """`(bands, h, w)` of an image `(h, w, bands)`, its dtype kept where torch has it."""
-    bands = np.ascontiguousarray(np.moveaxis(image, 2, 0))
-    if not bands.flags.writeable:
-        bands = bands.copy()
-    return torch.from_numpy(bands if bands.dtype.kind != "u" or bands.dtype == np.uint8 else bands.astype(np.float32))
+def _numbers(of_tiles: Sequence[Tensor]) -> Tensor:
+    """For each row of the tensors, one after the other, the position of its tensor."""
+    device = of_tiles[0].device
+    counts = torch.tensor([len(values) for values in of_tiles], device=device)
+    return torch.repeat_interleave(torch.arange(len(of_tiles), device=device), counts, output_size=sum(map(len, of_tiles)))
 
 
 def _require_finite(where: str, *values: Tensor) -> None:

@@ -25,6 +25,7 @@ from seggeo.instances import Instances
 from seggeo.models.basins import Labels, ascend, necks
 from seggeo.models.channels import smoothed
 from seggeo.models.settings import bad_setting, parse_settings, to_values
+from seggeo.profiling import span
 from seggeo.protocols import ModelInfo, ModelRequest, Prediction, TileImage
 
 NAME = "regions"
@@ -87,7 +88,8 @@ class Regions:
         keep = graph.area >= settings.min_area
         keep |= np.isin(np.arange(len(graph.area)), _at_sides(labels) - 1)
         number = np.concatenate([[0], np.where(keep, np.cumsum(keep), 0)])
-        return replace(Instances.from_labels(number[labels]), score=distinctness(graph)[keep])
+        with span("encode"):
+            return replace(Instances.from_labels(number[labels]), score=distinctness(graph)[keep])
 
 
 def gradient(image: NDArray[np.uint8], valid: NDArray[np.bool_], sigma: float) -> NDArray[np.float32]:

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from segment_anything.modeling import Sam
 
 from seggeo.errors import ModelError
-from seggeo.models.device import choose_device
+from seggeo.models.compiling import compile_network
+from seggeo.models.device import batch_for, choose_device
+from seggeo.models.sam_decode import LeanSam, SamNetwork, Way, open_network
 from seggeo.models.sam_masks import Thresholds, Work, find_masks, generate
 from seggeo.models.sam_nested import Nested, apply_nested
 from seggeo.models.sam_network import build
 from seggeo.models.sam_regions import clean_regions
 from seggeo.models.settings import bad_setting, parse_settings, to_values
 from seggeo.models.weights import load_state, sha256_of
+from seggeo.profiling import span
 from seggeo.protocols import ModelInfo, ModelRequest, Prediction, TileImage
 
 __all__ = ["SamSegmenter", "SamSettings", "generate", "lattice_points", "load"]
@@ -55,6 +57,8 @@ class SamSettings:
     """Holes and islands of a mask below this many px are removed; 0 for none."""
     nested: Nested = "all"
     """Masks inside masks: all; whole: only the outermost; part: only the innermost; flat: disjoint, the smaller wins."""
+    network: Way = "lean"
+    """lean: the published arithmetic rearranged, equal up to rounding; stock: segment-anything's own modules, to compare."""
     points_per_batch: int = 0
     """Prompts decoded at once; 0 for 64. Costs memory, changes no mask."""
 
@@ -104,9 +108,16 @@ def load(request: ModelRequest) -> SamSegmenter:
             mend="fetch them with: seggeo models pull sam_vit_b, then use --weights sam_vit_b",
         )
     state, metadata = load_state(request.weights)
-    sam = build(state, metadata, request.weights).to(choose_device(request.device))
-    work = Work(points_per_batch=settings.points_per_batch or request.batch or BATCH, autocast=request.autocast)
-    return SamSegmenter(sam=sam, settings=settings, work=work, weights_sha256=sha256_of(request.weights))
+    device = choose_device(request.device)
+    sam = build(state, metadata, request.weights).to(device)
+    # What is compiled must be one call of a kernel, not a loop over parts that fit a cache.
+    network = open_network(sam, settings.network, fused=True if request.compile else None)
+    batch = settings.points_per_batch or request.batch or batch_for(device, point_bytes(network), most=BATCH, on_cpu=BATCH)
+    work = Work(points_per_batch=batch, autocast=request.autocast)
+    if request.compile:
+        compile_network(network.encoder)
+    sha256 = sha256_of(request.weights)
+    return SamSegmenter(network=network, settings=settings, work=work, weights_sha256=sha256, faster=request.faster)
 
 
 class SamSegmenter:
@@ -114,13 +125,21 @@ class SamSegmenter:
 
     info: ModelInfo
 
-    def __init__(self, *, sam: Sam, settings: SamSettings, work: Work, weights_sha256: str | None) -> None:
-        self.sam, self.settings, self.work = sam, settings, work
-        side: int = sam.image_encoder.img_size
+    def __init__(
+        self,
+        *,
+        network: SamNetwork,
+        settings: SamSettings,
+        work: Work,
+        weights_sha256: str | None,
+        faster: tuple[str, ...] = (),
+    ) -> None:
+        self.network, self.settings, self.work = network, settings, work
+        side: int = network.sam.image_encoder.img_size
         self.info = ModelInfo(
             name=NAME, exclusive=settings.nested == "flat", native=False, channels=3, weights_sha256=weights_sha256,
-            settings=_key(settings, work), tile=side, overlap=side // 4, memory_bytes=memory_bytes(sam, work),
-            device=str(next(sam.parameters()).device),
+            settings=_key(settings, work), tile=side, overlap=side // 4, memory_bytes=memory_bytes(network, work),
+            device=str(network.sam.device), faster=faster,
         )  # fmt: skip
 
     def predict(self, tiles: Sequence[TileImage]) -> list[Prediction]:
@@ -135,10 +154,11 @@ class SamSegmenter:
     def _predict(self, tile: TileImage) -> Prediction:
         settings = self.settings
         points = lattice_points(tile, settings.point_step)
-        masks = find_masks(self.sam, tile.image, points, settings.thresholds, self.work).instances
+        masks = find_masks(self.network, tile.image, points, settings.thresholds, self.work).instances
         shape = tile.image.shape[0], tile.image.shape[1]
-        cleaned = clean_regions(masks, settings.min_mask_region_area, settings.box_nms_thresh, shape)
-        kept = apply_nested(cleaned, settings.nested)
+        with span("encode"):
+            cleaned = clean_regions(masks, settings.min_mask_region_area, settings.box_nms_thresh, shape)
+            kept = apply_nested(cleaned, settings.nested)
         # An estimate may leave 0 to 1; it is cut only here, where nothing is ranked by it any more.
         return Prediction(instances=replace(kept, score=np.clip(kept.score, 0, 1)))
 
@@ -167,16 +187,29 @@ def _lattice(first: int, stop: int, step: float) -> NDArray[np.float64]:
     return np.asarray(places[(places >= max(first, 0)) & (places < stop)], np.float64)
 
 
-def memory_bytes(sam: Sam, work: Work) -> int:
-    """Rough working memory of one tile: weights, and the larger of the encoder's attention and a batch of the decoder."""
+def memory_bytes(network: SamNetwork, work: Work) -> int:
+    """Rough working memory of one tile: weights, and the larger of the encoder's part and a batch of the decoder's."""
+    sam = network.sam
     weights = sum(p.numel() * p.element_size() for p in sam.parameters())
-    encoder, decoder = sam.image_encoder, sam.mask_decoder
+    block = sam.image_encoder.blocks[0]
     tokens = sam.prompt_encoder.image_embedding_size[0] ** 2
-    # Global attention holds its scores, their sum with the relative positions, and the softmax.
-    attention = 3 * encoder.blocks[0].attn.num_heads * tokens**2 * 4
-    # Image tokens per point: keys, their sum with the positions, and projections of both in one layer.
-    batch = 6 * work.points_per_batch * tokens * decoder.transformer_dim * 4
-    return int(weights + max(attention, batch))
+    if isinstance(network, LeanSam):  # the hidden layer of a block, before and after its activation, and what leads to it
+        encoder = 4 * tokens * block.mlp.lin1.out_features * 4
+    else:  # global attention holds its scores, their sum with the relative positions, and the softmax
+        encoder = 3 * block.attn.num_heads * tokens**2 * 4
+    return int(weights + max(encoder, work.points_per_batch * point_bytes(network)))
+
+
+def point_bytes(network: SamNetwork) -> int:
+    """Rough working memory of one point in the decoder."""
+    decoder = network.sam.mask_decoder
+    tokens = network.sam.prompt_encoder.image_embedding_size[0] ** 2
+    if isinstance(network, LeanSam):  # rows, their products and scores of all layers, beside the logits of three masks
+        layers = decoder.transformer.depth + 1
+        rows = layers * decoder.transformer.num_heads * (decoder.num_mask_tokens + 3)
+        return int((3 * rows + decoder.num_mask_tokens * 16) * tokens * 4)
+    # Its image tokens: keys, their sum with the positions, and projections of both in one layer.
+    return int(6 * tokens * decoder.transformer_dim * 4)
 
 
 def _key(settings: SamSettings, work: Work) -> dict[str, Any]:

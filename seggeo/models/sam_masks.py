@@ -1,11 +1,10 @@
 """One image and its point prompts to masks, as segment-anything's automatic mask generator finds them, with less work.
 
 1. `encode`: the image resized and padded as `SamPredictor` does, through the encoder once.
-2. `decode`: the stock decoder modules on a batch of points. What is equal for all points (the image side of the first
-   layer) is computed once, and the upscaling head runs only for points with a mask above the predicted-IoU threshold.
-3. `Upsampling.region`: each such mask is brought to tile pixels only where it can be foreground.
-4. `measure`: stability score, threshold, tight box and row intervals inside that region.
-5. `suppress`: non-maximum suppression of boxes over all points of the image.
+2. `SamNetwork.decode`: a batch of points; logits of the masks above the predicted-IoU threshold.
+3. `one_by_one` on the CPU, `in_crops` on an accelerator: each such mask is brought to tile pixels only where it can be
+   foreground; there its stability score, threshold and row intervals.
+4. `suppress`: non-maximum suppression of boxes over all points of the image.
 
 The masks, scores and stability are those of `SamAutomaticMaskGenerator(crop_n_layers=0)`; no array of the size of the
 tile is made per mask unless the mask is that large.
@@ -15,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,24 +22,16 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torchvision.ops.boxes import batched_nms
 
-from seggeo import rle
 from seggeo.errors import ConfigError
 from seggeo.instances import Instances, concat
 from seggeo.models.device import in_batches
-from seggeo.models.sam_decode import Decoded, decode, encode
+from seggeo.models.sam_crops import in_crops
+from seggeo.models.sam_decode import Decoded, LeanSam, SamNetwork, encode
+from seggeo.models.sam_measure import Thresholds, one_by_one
 from seggeo.models.sam_upsample import FloatArray, Upsampling
+from seggeo.profiling import span
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
-    """Which masks survive; names and defaults of the stock generator."""
-
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    mask_threshold: float = 0.0
-    """Logit above which a pixel belongs to a mask."""
+__all__ = ["Found", "Thresholds", "Work", "find_masks", "generate", "nms", "suppress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +57,8 @@ class Work:
     points_per_batch: int = 64
     autocast: bool = False
     """bfloat16 in the image encoder; the decoder stays in float32, where rounding would move outlines."""
+    crops: Literal["auto", "together", "alone"] = "auto"
+    """How masks come to image pixels: many of one size together, each alone, or as the device likes it."""
 
 
 def generate(sam: Sam, image: NDArray[np.uint8], points_xy: NDArray[np.float64], thresholds: Thresholds) -> Instances:
@@ -80,15 +74,17 @@ def generate(sam: Sam, image: NDArray[np.uint8], points_xy: NDArray[np.float64],
         Instances in image pixels, by falling predicted IoU, which is their score.
     """
     size = np.array(image.shape[1::-1])
-    return find_masks(sam, image, np.asarray(points_xy, np.float64) * size, thresholds, Work()).instances
+    return find_masks(LeanSam(sam), image, np.asarray(points_xy, np.float64) * size, thresholds, Work()).instances
 
 
 @torch.inference_mode()
-def find_masks(sam: Sam, image: NDArray[np.uint8], points: NDArray[np.float64], thresholds: Thresholds, work: Work) -> Found:
+def find_masks(
+    network: SamNetwork, image: NDArray[np.uint8], points: NDArray[np.float64], thresholds: Thresholds, work: Work
+) -> Found:  # fmt: skip
     """Masks of one image with their stability and points.
 
     Args:
-        sam: A network in eval mode.
+        network: From `sam_decode.open_network`.
         image: RGB `(h, w, 3)`, uint8.
         points: `(n, 2)`, x and y in image pixels; without points the network does not run.
         thresholds: Which masks survive.
@@ -106,68 +102,29 @@ def find_masks(sam: Sam, image: NDArray[np.uint8], points: NDArray[np.float64], 
         )
     if not len(points):
         return _join([])
-    view = Upsampling.of(image.shape[0], image.shape[1], sam)
-    embedding = encode(sam, image, view.scaled, autocast=work.autocast)
+    view = Upsampling.of(image.shape[0], image.shape[1], network.sam)
+    shared = network.share(encode(network, image, view.scaled, autocast=work.autocast))
     prompts = points * view.scale_xy
 
-    def run(batch: Sequence[int]) -> list[list[Found]]:
-        decoded = decode(sam, embedding, prompts[np.asarray(batch)], thresholds.pred_iou_thresh)
-        return _candidates(decoded, batch, view, thresholds)
+    def run(batch: Sequence[int]) -> list[Found | None]:
+        decoded = network.decode(shared, prompts[np.asarray(batch)], thresholds.pred_iou_thresh)
+        with span("encode"):
+            found = _candidates(decoded, batch, view, work, thresholds)
+        return [found, *([None] * (len(batch) - 1))]  # what all points of the batch gave stands with its first
 
     parts = in_batches(run, range(len(prompts)), work.points_per_batch)
-    return suppress(_join([found for point in parts for found in point]), thresholds.box_nms_thresh)
+    return suppress(_join([part for part in parts if part is not None]), thresholds.box_nms_thresh)
 
 
-def _candidates(decoded: Decoded, points: Sequence[int], view: Upsampling, thresholds: Thresholds) -> list[list[Found]]:
-    """The masks of each point of a batch that are stable enough."""
-    answers: list[list[Found]] = [[] for _ in points]
-    reach: NDArray[np.bool_] = (decoded.logits > thresholds.mask_threshold - thresholds.stability_score_offset).numpy()
-    rows, cols = np.any(reach, axis=2), np.any(reach, axis=1)
-    for i in np.flatnonzero(rows.any(1)):  # a mask without any such cell has no pixel
-        (top, bottom), (left, right) = _extent(rows[i]), _extent(cols[i])
-        values, row, col = view.region(decoded.logits[i], (top, left, bottom, right))
-        found = measure(values, (row, col), thresholds)
-        if found is not None:
-            at = int(decoded.point[i])
-            instances = Instances.from_spans(found[0], score=decoded.iou[i : i + 1], label=[0])
-            answers[at].append(Found(instances=instances, stability=found[1].reshape(1), point=np.array([points[at]])))
-    return answers
-
-
-def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
-    return int(line.argmax()), len(line) - int(line[::-1].argmax())
-
-
-def measure(values: FloatArray, origin: tuple[int, int], thresholds: Thresholds) -> tuple[rle.Spans, np.float32] | None:
-    """Row intervals and stability of one mask, or None when it is empty or not stable enough.
-
-    Args:
-        values: Logits `(h, w)` of the part of the image where the mask can be.
-        origin: Row and column of its first pixel.
-        thresholds: Threshold, offset and least stability.
-    """
-    level, offset = thresholds.mask_threshold, thresholds.stability_score_offset
-    union = np.count_nonzero(values > level - offset)
-    if not union:
-        return None
-    stability = np.float32(np.count_nonzero(values > level + offset)) / np.float32(union)
-    if thresholds.stability_score_thresh > 0 and not stability >= np.float32(thresholds.stability_score_thresh):
-        return None
-    spans = mask_spans(values > level, origin)
-    return (spans, stability) if len(spans) else None
-
-
-def mask_spans(mask: NDArray[np.bool_], origin: tuple[int, int]) -> rle.Spans:
-    """Row intervals of one boolean mask `(h, w)` whose first pixel lies at `origin`; the owner is 0."""
-    height, width = mask.shape
-    lines = np.zeros((height, width + 2), np.int8)  # a background column on both sides: no run crosses rows
-    lines[:, 1:-1] = mask
-    edges = np.flatnonzero(np.diff(lines.ravel()))
-    row, start = np.divmod(edges[::2], width + 2)
-    return rle.Spans(
-        owner=np.zeros(len(row), np.int64), row=row + origin[0], start=start + origin[1],
-        stop=start + origin[1] + edges[1::2] - edges[::2],
-    )  # fmt: skip
+def _candidates(decoded: Decoded, points: Sequence[int], view: Upsampling, work: Work, thresholds: Thresholds) -> Found:
+    """The masks of a batch of points that are stable enough, in the order of the points."""
+    if work.crops == "together" or (work.crops == "auto" and decoded.logits.device.type != "cpu"):
+        found = in_crops(decoded.logits, view, thresholds)
+    else:
+        found = one_by_one(decoded.logits.cpu(), view, thresholds)
+    instances = Instances.from_spans(found.spans, score=decoded.iou[found.which], label=0)
+    point = np.asarray(points)[decoded.point[found.which]]
+    return Found(instances=instances, stability=found.stability, point=np.asarray(point, np.int64))
 
 
 def suppress(found: Found, box_nms_thresh: float) -> Found:

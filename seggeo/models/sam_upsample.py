@@ -70,7 +70,7 @@ class Upsampling:
         return self._to_image(fine.numpy(), (first[0], first[1]), (stop[0], stop[1]))
 
     def _to_image(self, fine: FloatArray, first: tuple[int, int], stop: tuple[int, int]) -> tuple[FloatArray, int, int]:
-        rows, cols = (_taps(a, b).inside(i, j) for a, b, i, j in zip(self.scaled, self.size, first, stop, strict=True))
+        rows, cols = (taps(a, b).inside(i, j) for a, b, i, j in zip(self.scaled, self.size, first, stop, strict=True))
         across: FloatArray = fine[:, cols.near] * cols.near_weight + fine[:, cols.far] * cols.far_weight
         values: FloatArray = across[rows.near] * rows.near_weight[:, None] + across[rows.far] * rows.far_weight[:, None]
         return values, rows.start, cols.start
@@ -98,7 +98,7 @@ class Taps:
 
 
 @lru_cache(maxsize=8)
-def _taps(length: int, out: int) -> Taps:
+def taps(length: int, out: int) -> Taps:
     """Taps of torch's bilinear interpolation, read off its answer to unit pulses: its rounding of positions included."""
     pulses = torch.eye(length)[None, None]
     weights = F.interpolate(pulses, (out, length), mode="bilinear", align_corners=False)[0, 0].numpy()

@@ -26,6 +26,7 @@ from seggeo.instances import Instances
 from seggeo.models.basins import JoinRule, Labels, ascend, join, necks
 from seggeo.models.channels import Channel, channel_of, smoothed
 from seggeo.models.settings import bad_setting, parse_settings, to_values
+from seggeo.profiling import span
 from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImage
 
 NAME = "threshold"
@@ -169,7 +170,8 @@ class Threshold:
         labels = _sized(labels, open_sides(tile), settings)
         owner = labels[mask]
         margin = np.clip(np.abs(values[mask] - np.float32(level)) / np.float32(settings.contrast), 0, 1)
-        found = Instances.from_labels(labels)
+        with span("encode"):
+            found = Instances.from_labels(labels)
         area = np.bincount(owner, minlength=len(found) + 1)[1:]
         score = np.bincount(owner, weights=margin, minlength=len(found) + 1)[1:] / np.maximum(area, 1)
         return replace(found, score=score.astype(np.float32))

@@ -92,15 +92,30 @@ class UNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Class logits, seed, offsets (units of 8 px, rows then columns) and rays (likewise) of each pixel."""
         x = self.encode[0](self.stem(F.pixel_unshuffle(image, FOLD)))
-        skips = [x]
+        skips = []
         for down, encode in zip(self.down, list(self.encode)[1:], strict=True):
-            x = encode(down(x))
             skips.append(x)
+            x = encode(down(x))
         for level in reversed(range(len(self.reduce))):
-            x = F.interpolate(self.reduce[level](x), scale_factor=2.0, mode="nearest")
-            x = self.decode[level](x + skips[level])
-        fields: Tensor = F.pixel_shuffle(self.head(x), FOLD)
-        return fields
+            x = self.decode[level](_lifted(self.reduce[level](x), skips.pop()))
+        return _unfolded(self.head(x))
+
+
+def _lifted(x: Tensor, skip: Tensor) -> Tensor:
+    """`x` at twice its resolution, nearest, plus `skip`; without gradients in the skip's own memory."""
+    if torch.is_grad_enabled():
+        return F.interpolate(x, scale_factor=2.0, mode="nearest") + skip
+    n, c, h, w = x.shape
+    last = skip.permute(0, 2, 3, 1)  # as it lies in memory
+    total = last.reshape(n, h, 2, w, 2, c).add_(x.permute(0, 2, 3, 1)[:, :, None, :, None])
+    return total.view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+def _unfolded(x: Tensor) -> Tensor:
+    """Cells of channels -> pixels, as `F.pixel_shuffle` does, each channel a plane of its own in memory."""
+    n, c, h, w = x.shape
+    cells = x.view(n, c // FOLD**2, FOLD, FOLD, h, w).permute(0, 1, 4, 2, 5, 3)
+    return cells.reshape(n, c // FOLD**2, FOLD * h, FOLD * w)
 
 
 def _conv(into: int, out: int, stride: int = 1) -> nn.Sequential:

@@ -75,7 +75,9 @@ def compute_fields(model: UNet, image: Tensor, scale: Fraction, flips: int) -> F
     """
     height, width = image.shape[1:]
     stride = lattice_of(model, scale).stride
-    padded = F.pad(image[None], (0, -width % stride, 0, -height % stride), mode="replicate")
+    padded = image[None] if scale == 1 else image[None].contiguous()
+    if -width % stride or -height % stride:
+        padded = F.pad(padded, (0, -width % stride, 0, -height % stride), mode="replicate")
     raw = _averaged(model, resample(padded, scale) - 0.5, flips)
     k = model.shape.classes
     raw[:, k + 1 :] *= OFFSET_UNIT
@@ -91,15 +93,15 @@ def compute_fields(model: UNet, image: Tensor, scale: Fraction, flips: int) -> F
 
 def _averaged(model: UNet, image: Tensor, flips: int) -> Tensor:
     """Class probabilities without background, seed, offsets and rays, `(1, k + 3 + rays, h, w)`, averaged over views."""
+    k = model.shape.classes
     total: Tensor | None = None
     for view in range(flips):
         fields = _seen(model, image, view)
-        classes = model.shape.classes
-        one = torch.cat([fields[:, : classes + 1].softmax(1)[:, 1:], fields[:, classes + 1 :]], dim=1)
-        total = one if total is None else total + one
+        fields[:, 1 : k + 1] = fields[:, : k + 1].softmax(1)[:, 1:]
+        total = fields[:, 1:] if total is None else total.add_(fields[:, 1:])
     if total is None:
         raise AssertionError("at least one view")
-    return total / flips if flips > 1 else total
+    return total.div_(flips) if flips > 1 else total
 
 
 def _seen(model: UNet, image: Tensor, view: int) -> Tensor:
@@ -117,10 +119,10 @@ def _seen(model: UNet, image: Tensor, view: int) -> Tensor:
     if sides:
         fields = torch.flip(fields, sides)
     first = model.shape.classes + 2  # the row offset
-    sign = torch.ones(fields.shape[1], device=fields.device)
-    sign[first] = -1.0 if view & 2 else 1.0
-    sign[first + 1] = -1.0 if view & 1 else 1.0
-    return fields * sign[None, :, None, None] if view & 3 else fields
+    for axis, bit in ((first, 2), (first + 1, 1)):
+        if view & bit:
+            fields[:, axis].neg_()
+    return fields
 
 
 def _channels_of(shape: UNetShape, view: int) -> list[int]:

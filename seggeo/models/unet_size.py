@@ -25,6 +25,8 @@ TRIED = tuple(Fraction(*pq) for pq in ((1, 1), (1, 2), (2, 1), (1, 4)))
 _ENOUGH = 5
 _SURE = 0.75
 """Objects less sure than this are no objects to measure."""
+_CERTAIN = 0.85
+"""Objects as sure as this need no other look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +60,29 @@ def choose_scale(card: UNetCard, settings: UNetSettings, frame: Frame) -> tuple[
 
 def weigh(card: UNetCard, seen: Sequence[Sized]) -> Sized:
     """Of several looks the one to go by: objects of a size that the network takes, and the surest of them."""
-    low, high = card.diameters
 
     def merit(look: Sized) -> tuple[bool, bool, float]:
-        own = look.diameter * float(look.scale)
-        return is_sure(look), look.count >= _ENOUGH and low <= own <= high, look.surety
+        return is_sure(look), look.count >= _ENOUGH and _is_taken(card, look.diameter * float(look.scale)), look.surety
 
     return max(seen, key=merit)
+
+
+def is_needless(card: UNetCard, seen: Sequence[Sized], scale: Fraction) -> bool:
+    """True when the image's own resolution shows objects as the network takes them, and at `scale` it would not.
+
+    A look at twice the resolution costs four times as much as one at its own. Coarser looks settle nothing: what they find
+    in small objects' place is at times of a size that is taken.
+    """
+    return any(
+        look.scale == 1 and look.surety >= _CERTAIN and look.count >= _ENOUGH and _is_taken(card, look.diameter)
+        and not _is_taken(card, look.diameter * float(scale))
+        for look in seen
+    )  # fmt: skip
+
+
+def _is_taken(card: UNetCard, diameter: float) -> bool:
+    low, high = card.diameters
+    return low <= diameter <= high
 
 
 def is_sure(look: Sized) -> bool:

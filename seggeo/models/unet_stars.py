@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seggeo.models.unet_decode import Decoded, Decoding, Labels, settled
+from seggeo.models.basins import Labels
+from seggeo.models.unet_decode import Decoded, Decoding, settled
 from seggeo.models.unet_fields import Fields
 
 _RIM = 2

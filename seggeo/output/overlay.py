@@ -36,6 +36,7 @@ _PALETTE = np.array(
     ],
     np.float32,
 )  # fmt: skip
+_FIRST = 2  # ink of the first colour: before it come none and the rim's
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,33 +130,44 @@ def pen_for(ids: NDArray[np.uint32]) -> Pen:
 
 def overlay(scene: Picture, ids: NDArray[np.uint32], pen: Pen) -> None:
     """Blend outlines and insides into `scene`, in place."""
-    margin = pen.width + 1
+    margin, inks = pen.width + 1, _inks(pen)
     for first in range(0, len(scene), _STRIP):
         last = min(first + _STRIP, len(scene))
         low, high = max(0, first * _FINE - margin), min(len(ids), last * _FINE + margin)
         if not ids[low:high].any():
             continue
-        cut = slice(first * _FINE - low, last * _FINE - low)
-        opacity, colour = _ink(ids[low:high], pen)
-        opacity, colour = opacity[cut], colour[cut]
-        blocks = (last - first, _FINE, scene.shape[1], _FINE)
-        weight = opacity.reshape(blocks).mean((1, 3))[..., None]
-        light = (colour * opacity[..., None]).reshape(*blocks, 3).mean((1, 3))
-        scene[first:last] = np.rint(scene[first:last] * (1 - weight) + light).astype(np.uint8)
+        which = _which(ids[low:high], pen)[first * _FINE - low : last * _FINE - low]
+        mixed = _averaged(which, inks)
+        scene[first:last] = np.rint(scene[first:last] * (1 - mixed[..., 3:]) + mixed[..., :3]).astype(np.uint8)
 
 
-def _ink(ids: NDArray[np.uint32], pen: Pen) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Opacity `(h, w)` and colour `(h, w, 3)` of every label pixel."""
+def _averaged(which: NDArray[np.uint8], inks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inks of a picture's pixels, `(h, w, 4)`, from those of their label pixels; most are of one ink all over."""
+    corners = [which[row::_FINE, col::_FINE] for row in range(_FINE) for col in range(_FINE)]
+    averaged = np.take(inks, corners[0], axis=0)
+    row, col = np.nonzero(np.any([corner != corners[0] for corner in corners[1:]], axis=0))
+    averaged[row, col] = sum(inks[corner[row, col]] for corner in corners) / np.float32(len(corners))
+    return averaged
+
+
+def _inks(pen: Pen) -> NDArray[np.float32]:
+    """What pixels may be covered with: colour times opacity, and opacity; nothing, rim, lines and insides of each colour."""
+    shades = np.array([0, _SHADE, pen.opacity, _FILL], np.float32)
+    opacity = np.repeat(shades, [1, 1, len(_PALETTE), len(_PALETTE)])[:, None]
+    colour = np.concatenate([np.zeros((_FIRST, 3), np.float32), _PALETTE, _PALETTE])
+    return np.concatenate([colour * opacity, opacity], axis=1)
+
+
+def _which(ids: NDArray[np.uint32], pen: Pen) -> NDArray[np.uint8]:
+    """Which of `_inks` covers every label pixel."""
     is_object = ids > 0
     edge = _differs(ids)
     line = edge & is_object
     for _ in range(pen.width - 1):
         line = is_object & _grown(line)
-    rim = ~is_object & edge
-    opacity = np.where(line, pen.opacity, np.where(is_object, _FILL, np.where(rim, _SHADE, 0))).astype(np.float32)
-    colour = _PALETTE[(ids % np.uint32(len(_PALETTE))).astype(np.intp)]
-    colour[~is_object] = 0
-    return opacity, colour
+    which = (ids % np.uint32(len(_PALETTE))).astype(np.uint8)
+    which += np.where(line, np.uint8(_FIRST), np.uint8(_FIRST + len(_PALETTE)))
+    return np.where(is_object, which, edge.view(np.uint8))
 
 
 def _differs(ids: NDArray[np.uint32]) -> NDArray[np.bool_]:

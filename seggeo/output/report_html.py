@@ -23,6 +23,7 @@ from seggeo.output.density import Ratio
 from seggeo.output.report_html_page import cards, page, raw_table, settings_table, table
 from seggeo.output.report_html_records import FolderReport, Picture, SlideFailure, SlideReport, pack
 from seggeo.output.report_html_svg import interval_bar, size_histogram
+from seggeo.output.report_html_time import time_section
 
 MOST_BYTES = 4_800_000
 _SECTIONS, _ROWS = 300, 5000  # slides with a section, and with a row; counts.csv has them all
@@ -141,7 +142,8 @@ def _section(index: int, slide: SlideReport, budget: _Budget) -> str:
         f'<h2 id="slide{index}">{escape(slide.name)}</h2><p>{escape("; ".join(lines))}</p>{warnings}'
         f'<div class="row">{_figures(maps, packed)}<div>{size_histogram(slide.sizes, slide.size_unit)}'
         f"{table(['class', 'cells', 'share'], classes, {1, 2}) if classes else ''}"
-        f"{table([], facts) if facts else ''}{f'<p>{files}</p>' if files else ''}</div></div>{tiles}\n"
+        f"{table([], facts) if facts else ''}{f'<p>{files}</p>' if files else ''}</div></div>{tiles}"
+        f"{time_section(slide.time, 'h3')}\n"
     )
 
 

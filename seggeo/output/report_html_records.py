@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seggeo.output.density import Density, Ratio
+from seggeo.output.report_html_time import TimeUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +71,18 @@ class SlideReport:
     warnings: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """Outputs by kind, paths relative to the report."""
+    time: TimeUse | None = None
+    """Where it went, if that was counted."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` turns back into the same record."""
+        """Plain values that `from_json` turns back into the same record, but for the time, which is this run's alone."""
         density = None if self.density is None else {**_plain(self.density), "per_mm2": _plain(self.density.per_mm2)}
         values = {
             **_plain(self), "density": density, "positivity": self.positivity and _plain(self.positivity),
             "classes": dict(self.classes), "sizes": list(self.sizes), "facts": dict(self.facts), "files": dict(self.files),
             "warnings": list(self.warnings), "suspicious": [_packed(p) for p in self.suspicious],
         }  # fmt: skip
+        del values["time"]
         return {**values, **{name: _packed(getattr(self, name)) for name in _PICTURES}}
 
     @classmethod

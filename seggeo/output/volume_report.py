@@ -22,6 +22,7 @@ from seggeo.files import publishing
 from seggeo.output.report_html_page import cards, page, settings_table, table
 from seggeo.output.report_html_records import pack
 from seggeo.output.report_html_svg import log_histogram, short
+from seggeo.output.report_html_time import TimeUse, time_section
 from seggeo.output.volume_slices import slice_counts
 from seggeo.protocols import Result
 
@@ -44,6 +45,8 @@ class VolumeSummary:
     warnings: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """Outputs by kind, paths relative to the report."""
+    time: TimeUse | None = None
+    """Where it went, if that was counted."""
 
 
 def write_volume_report(
@@ -68,7 +71,8 @@ def write_volume_report(
     text = page(
         summary.title,
         f"{_cards(found, counts)}{_warnings(summary.warnings)}{_picture(montage)}{_charts(found, counts)}"
-        f"{_linking(result, found)}{_largest(found)}{_details(summary)}{settings_table(summary.settings)}",
+        f"{_linking(result, found)}{_largest(found)}{_details(summary)}{time_section(summary.time)}"
+        f"{settings_table(summary.settings)}",
     )
     with publishing(path) as temporary:
         temporary.write_bytes(text.encode())

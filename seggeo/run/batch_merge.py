@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from seggeo.run.emit import resubmission
 from seggeo.run.outcome import Summary, finish, finished_before
 from seggeo.run.part import PartReport
 from seggeo.run.plan import Plan
+from seggeo.run.profile import Profiler
 from seggeo.run.shards import shard_of
 from seggeo.run.task import Task
 from seggeo.store import RunStore, read_notes
@@ -27,9 +27,10 @@ def merge_item(batch: Batch, item: int, execution: Execution) -> tuple[Task, Pla
         IncompleteError: Parts are missing, and partial results are not allowed.
         SeggeoError: Of the kind that fits.
     """
-    began = time.monotonic()
+    profiler = Profiler(is_wanted=execution.profile)
     task = batch.task(item)
-    plan = task.plan()
+    with profiler.span("plan"):
+        plan = task.plan()
     before = finished_before(task.where, plan, RunStore(task.folder))
     if before is not None:
         return task, plan, before
@@ -40,7 +41,7 @@ def merge_item(batch: Batch, item: int, execution: Execution) -> tuple[Task, Pla
             why="a result without them would lack objects", mend=f"predict them: {resubmission(batch, missing_shards(batch))}",
         )  # fmt: skip
     check_outputs(task.where, plan, replace(execution, overwrite=execution.overwrite or batch.execution.overwrite))
-    return task, plan, finish(task.path, plan, task.where, reports, began=began, command=batch.facts["command"])
+    return task, plan, finish(task.path, plan, task.where, reports, profiler=profiler, command=batch.facts["command"])
 
 
 def pending_or_failed(task: Task) -> tuple[list[int], list[PartReport]]:

@@ -76,7 +76,7 @@ def _run_item(
         execution.workers, device=_device(task, execution), memory_bytes=int(batch.facts["memory_bytes"]), parts=len(todo),
         devices=len(devices),
     )  # fmt: skip
-    recipe = replace(task.recipe(execution, threads), devices=devices)
+    recipe = replace(task.recipe(execution, threads), devices=devices, profile=execution.profile)
     crew = crew_of(execution.dask, memory_bytes=int(batch.facts["memory_bytes"]), folder=batch.folder)
     for report in run_parts(recipe, task.folder, todo, workers=workers, crew=crew):
         yield item, report

@@ -94,7 +94,7 @@ def request_for(chosen: Chosen, settings: Settings, execution: Execution, mpp: f
     sizes = {} if settings.diameter is None else {"diameter": settings.diameter}
     request = ModelRequest(
         name=chosen.name, weights=chosen.weights, settings={**settings.set, **sizes}, device=execution.device,
-        batch=execution.batch, autocast=execution.autocast, cpu_fallback=execution.cpu_fallback,
+        batch=execution.batch, autocast=execution.autocast, compile=execution.compile, cpu_fallback=execution.cpu_fallback,
     )  # fmt: skip
     if is_custom(chosen.name) and settings.reading.mpp is not None:
         told = settings.reading.work_mpp or settings.reading.mpp

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import traceback
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -29,10 +30,11 @@ from seggeo.output.density import CellMap, Density, Ratio, density_of, map_cells
 from seggeo.output.density_map import draw_density, render_density
 from seggeo.output.report_html_pictures import outline_tissue
 from seggeo.output.report_html_records import Picture, SlideReport
-from seggeo.run.finish import MERGED, provenance_of
+from seggeo.run.finish import MERGED, provenance_of, write_json
 from seggeo.run.outcome import Summary
 from seggeo.run.part import PartReport
 from seggeo.run.plan import Plan, output_identity, overview_image
+from seggeo.run.profile import PROFILE, Profile
 from seggeo.run.region_counts import count_regions
 from seggeo.run.result import StoredResult, open_result
 from seggeo.run.segment import segment_file
@@ -61,6 +63,11 @@ class Counted:
     summary: Summary
     regions: tuple[Mapping[str, Any], ...] = ()
     """Its rows in `regions.csv`."""
+
+    @property
+    def profile(self) -> Profile | None:
+        """Where the time went, if that was counted and there was something to do."""
+        return self.summary.profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +122,14 @@ def sum_up(plan: Plan, slide: Slide, summary: Summary, out: Path, said: Sequence
         out: Folder of the results.
         said: Warnings, for the report.
     """
-    return _kept(plan, slide, summary) or _counted(plan, slide, summary, (out, list(said)))
+    began = time.monotonic()
+    counted = _kept(plan, slide, summary) or _counted(plan, slide, summary, (out, list(said)))
+    if summary.profile is None:
+        return counted
+    profile = summary.profile.plus("write", time.monotonic() - began)
+    write_json(Path(summary.work) / PROFILE, profile.to_json())
+    report = replace(counted.report, time=profile.time_use())
+    return replace(counted, report=report, summary=replace(summary, profile=profile))
 
 
 def refusal_of(error: Exception) -> SeggeoError:

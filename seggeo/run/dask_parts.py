@@ -138,7 +138,7 @@ class _Run:
             self.todo.append(part)
             return None
         _check_seen(RunStore(Path(self.order.folder)), done)
-        return PartReport(part=part, instances=done.instances, notes=dict(done.notes))
+        return PartReport(part=part, instances=done.instances, notes=dict(done.notes), spent=done.spent)
 
     def _answer(self, future: Any, part: int) -> Done | None:
         """What a task came back with; None where its worker was lost, before or after it was done."""

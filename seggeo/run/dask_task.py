@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seggeo.errors import ConfigError, ResourceError
+from seggeo.profiling import Spent
 from seggeo.run.execute import pending
 from seggeo.run.part import Bench, PartReport, Recipe, set_up
 from seggeo.run.pool import run_one, run_pool
@@ -52,6 +53,7 @@ class Done:
     """The sha256 that its file ends with."""
     instances: int
     notes: Mapping[str, Any]
+    spent: Spent | None = None
 
 
 @dataclass(slots=True)
@@ -112,8 +114,9 @@ def work(order: Order, part: int, *, is_careful: bool = False) -> Done | None:
         except Stop:
             return None
         return Done(
-            part=part, checksum=checksum_of(store.part_path(part)), instances=report.instances, notes=dict(report.notes)
-        )
+            part=part, checksum=checksum_of(store.part_path(part)), instances=report.instances, notes=dict(report.notes),
+            spent=report.spent,
+        )  # fmt: skip
 
 
 def _predict(order: Order, part: int, store: RunStore, *, is_careful: bool) -> PartReport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from seggeo.run.finish import MERGED, merge_parts, only_writer, provenance_of, w
 from seggeo.run.naming import Places
 from seggeo.run.part import PartReport, failure_of
 from seggeo.run.plan import Plan, output_identity, overview_image, public_name
+from seggeo.run.profile import PROFILE, Profile, Profiler
 from seggeo.run.result import StoredResult
 from seggeo.store import RunStore, publish, read_json
 
@@ -44,10 +44,14 @@ class Summary:
     megapixels: float
     seconds: float
     model: str
+    profile: Profile | None = None
+    """Where the time went; None where nobody asked, or nothing was left to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; `profile` is among them where there is one."""
+        values = asdict(replace(self, profile=None))
+        del values["profile"]
+        return values if self.profile is None else {**values, "profile": self.profile.to_json()}
 
 
 def finished_before(where: Places, plan: Plan, store: RunStore) -> Summary | None:
@@ -71,7 +75,7 @@ def finished_before(where: Places, plan: Plan, store: RunStore) -> Summary | Non
 
 
 def finish(
-    path: str, plan: Plan, where: Places, reports: Sequence[PartReport], *, began: float, command: Sequence[str] = ()
+    path: str, plan: Plan, where: Places, reports: Sequence[PartReport], *, profiler: Profiler, command: Sequence[str] = ()
 ) -> Summary:  # fmt: skip
     """Merge, write and sum up; the tiles of parts without a report count as failed.
 
@@ -80,7 +84,7 @@ def finish(
         plan: What was done.
         where: Where files go.
         reports: Of the parts that are done.
-        began: `time.monotonic()` when the work began.
+        profiler: Begun when the work began.
         command: The command line, for the report.
 
     Raises:
@@ -98,10 +102,15 @@ def finish(
     _check_any(plan, reports, failures)
     provenance = provenance_of(plan.job)
     with only_writer(store.folder), publishing(store.folder / MERGED) as merged:
-        result, tally, filtered = merge_parts(plan.job, store, merged, provenance, absent=frozenset(absent))
-        extras = enriched(plan, path, result, merged) if wants_extras(plan.settings.output) else None
-        written = write_outputs(result, plan.settings.output, where, extras, source=path)
-        preview, report = _pictures(plan, path, result, where) if plan.settings.output.preview else (None, None)
+        with profiler.span("merge"):
+            result, tally, filtered = merge_parts(plan.job, store, merged, provenance, absent=frozenset(absent))
+        with profiler.span("write"):
+            extras = enriched(plan, path, result, merged) if wants_extras(plan.settings.output) else None
+            written = write_outputs(result, plan.settings.output, where, extras, source=path)
+            preview = _picture(plan, path, result, where) if plan.settings.output.preview else None
+        now = profiler.profile(reports)  # the report shows it, and so cannot know how long it takes itself
+        with profiler.span("write"):
+            report = _report(plan, result, where, now) if preview is not None else None
     total = {name: sum(r.notes[name] for r in reports) for name in ("empty", "capped", "foreign")}
     readings = {
         "foreign": total["foreign"], "inputs": tally.inputs, "kept": tally.kept, "merged": tally.merged,
@@ -114,26 +123,38 @@ def finish(
         provenance=str(where.provenance), work=str(store.folder),
         objects=result.count, tiles=len(plan.job.grid), empty_tiles=total["empty"], capped_tiles=total["capped"],
         failed_tiles=len(failures), readings=readings, model=str(plan.job.model["name"]),
-        megapixels=round(frame.height * frame.width * frame.depth / 1e6, 3), seconds=round(time.monotonic() - began, 2),
+        megapixels=round(frame.height * frame.width * frame.depth / 1e6, 3), seconds=round(profiler.seconds, 2),
+        profile=profiler.profile(reports),
     )  # fmt: skip
     _write_records(summary, plan, where, failures, command)
     return summary
 
 
-def _pictures(plan: Plan, path: str, result: StoredResult, where: Places) -> tuple[Path, Path | None]:
-    """The picture beside the result, and of a volume the report."""
+def _picture(plan: Plan, path: str, result: StoredResult, where: Places) -> Path:
+    """The picture beside the result."""
     if plan.job.frame.placement is None:
-        return write_preview(result, overview_image(plan), plan.overview.valid, where), None
-    from seggeo.run.volume_look import write_montage, write_report
+        return write_preview(result, overview_image(plan), plan.overview.valid, where)
+    from seggeo.run.volume_look import write_montage
 
-    return write_montage(plan, path, result, where), write_report(plan, result, where, where.work)
+    return write_montage(plan, path, result, where)
+
+
+def _report(plan: Plan, result: StoredResult, where: Places, profile: Profile | None) -> Path | None:
+    """The report of a volume."""
+    if plan.job.frame.placement is None:
+        return None
+    from seggeo.run.volume_look import write_report
+
+    return write_report(plan, result, where, None if profile is None else profile.time_use())
 
 
 def _write_records(
     summary: Summary, plan: Plan, where: Places, failures: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:  # fmt: skip
-    """The provenance beside the outputs, and the report in the run folder."""
-    values = summary.to_json()
+    """The provenance beside the outputs, and the report in the run folder, with where the time went beside it."""
+    values = replace(summary, profile=None).to_json()
+    if summary.profile is not None:
+        write_json(where.work / PROFILE, summary.profile.to_json())
     counted = ("objects", "tiles", "empty_tiles", "capped_tiles", "failed_tiles")
     made = {
         **provenance_of(plan.job), "merge_key": plan.job.merge_key, "counts": {name: values[name] for name in counted},

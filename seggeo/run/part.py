@@ -1,9 +1,8 @@
 """Predict one part: read ahead, skip what is empty, predict, keep what the tile may speak for.
 
-For every tile: `_read_ahead` (a thread, one tile ahead; with the context that the model wants) -> `_prepare`: any data
-in the window? stretch -> `_predict_batch` ->
-`without_invalid` -> `owned`: a pixel in the core? -> work-grid coordinates. Pixels live until the prediction, masks
-are runs at once.
+For every tile: `read_ahead` (a thread, up to a batch ahead) -> `_reader`: any data in the window? with the context that
+the model wants, stretched -> `_predict_batch` -> `without_invalid` -> `owned`: a pixel in the core? -> work-grid
+coordinates. Pixels live until the prediction, masks are runs at once.
 """
 
 from __future__ import annotations
@@ -11,24 +10,25 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import seggeo.io as image_io
 from seggeo.config import Reading
-from seggeo.errors import ModelError, SourceError, StoppedError
-from seggeo.geometry import Window
+from seggeo.errors import SourceError, StoppedError
 from seggeo.instances import Instances, concat
 from seggeo.job import Job
 from seggeo.merge.readings import owned
+from seggeo.profiling import Clock, Spent, beside, count, recording, span
 from seggeo.protocols import ModelRequest, Pixels, Prediction, Segmenter, TileImage
-from seggeo.rle import Spans, encode, meetings, runs_to_spans, subtract
+from seggeo.run.ahead import read_ahead, tiles_ahead
+from seggeo.run.answers import checked, without_invalid
+from seggeo.run.heap import keep_freed_memory, release_freed_memory
 from seggeo.run.quarters import in_quarters, is_out_of_memory
 from seggeo.run.segmenters import open_segmenter
 from seggeo.run.watch import NO_CARE, Care, Watch
@@ -50,6 +50,8 @@ class Recipe:
     """Threads inside the model's arithmetic; 0 leaves it to the library."""
     devices: tuple[str, ...] = ()
     """Of several processes the first predicts on the first of these, and so on in turn; none: where the request says."""
+    profile: bool = False
+    """Count where the time goes."""
 
     def of_worker(self, number: int) -> Recipe:
         """As process `number`, from 0, follows it."""
@@ -68,10 +70,16 @@ class Bench:
     stretch: Any
     spare: Callable[[], Segmenter] | None = None
     """Opens the same model on the CPU, once, for tiles that do not fit the accelerator's memory; None: they fail."""
+    clock: Clock | None = None
+    """Counts where the time goes, if that is wanted."""
+    keeps_memory: bool = False
+    """Memory of the process that is freed stays with it, for the next layer of a network on the CPU."""
 
     def close(self) -> None:
-        """Release the input."""
+        """Release the input, and memory that was kept for the model."""
         self.source.close()
+        if self.keeps_memory:
+            release_freed_memory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +92,25 @@ class PartReport:
     """The part's counts and failures."""
     resumed: bool = False
     """True when an earlier run did it."""
+    spent: Spent | None = None
+    """Where the time went, of its process since the part before; None where nobody asked."""
 
 
 def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
     """Open the input and, unless given, the model."""
+    if not recipe.profile:
+        return _opened(recipe, segmenter)
+    clock = Clock()
+    with recording(clock), span("start"):
+        bench = _opened(recipe, segmenter)
+    if bench.segmenter.info.device.startswith("cuda"):
+        from torch.cuda import synchronize
+
+        clock.settle = synchronize  # kernels run on by themselves: else their time would be that of whoever waits for them
+    return replace(bench, clock=clock)
+
+
+def _opened(recipe: Recipe, segmenter: Segmenter | None) -> Bench:
     model = segmenter or open_segmenter(recipe.request)
     if recipe.threads and "torch" in sys.modules:  # models without torch should not pay for its import
         from seggeo.models.device import set_threads
@@ -102,8 +125,11 @@ def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
         raise
     spare = None
     if recipe.request.cpu_fallback and model.info.device != "cpu":
-        spare = cache(partial(open_segmenter, replace(recipe.request, device="cpu")))
-    return Bench(recipe=recipe, source=source, segmenter=model, stretch=stretch, spare=spare)
+        spare = cache(partial(open_segmenter, replace(recipe.request, device="cpu", compile=False)))
+    keeps = model.info.device == "cpu" and "torch" in sys.modules
+    if keeps:
+        keep_freed_memory()
+    return Bench(recipe=recipe, source=source, segmenter=model, stretch=stretch, spare=spare, keeps_memory=keeps)
 
 
 def check_unchanged(source: image_io.AnySource, job: Job) -> None:
@@ -145,13 +171,14 @@ def predict_part(
             watch.ends(image.tile.index for image in waiting)
         waiting.clear()
 
-    for tile, coming in _read_ahead(bench, bench.recipe.job.parts.tiles(part)[tally.tiles :], care, watch):
+    depth = tiles_ahead(bench.segmenter.info, bench.recipe.job)
+    for tile, coming in read_ahead(bench.recipe.job.parts.tiles(part)[tally.tiles :], _reader(bench), depth, care, watch):
         is_alone = tile.index in care.alone
         if is_alone or tile.index in care.barred:
             predict_waiting()
         image = None
         if coming is not None:
-            image = _image(bench, tile, coming, tally)
+            image = _image(tile, coming, tally)
         else:
             tally.failures.append(failure_of(tile, "ProcessDied", care.barred[tile.index]))
         tally.tiles += 1
@@ -167,10 +194,11 @@ def predict_part(
     return tally.part(bench.recipe.job, part)
 
 
-def _image(bench: Bench, tile: Tile, coming: Future[Pixels | None], tally: _Tally) -> TileImage | None:
+def _image(tile: Tile, coming: Future[TileImage | None], tally: _Tally) -> TileImage | None:
     """What the model sees of a tile; None where that is nothing, which is counted, or cannot be read, which is noted."""
     try:
-        image = _prepare(bench, tile, coming)
+        with span("wait"):
+            image = coming.result()
     except StoppedError:
         raise
     except Exception as error:  # noqa: BLE001 - a tile may fail without the job failing; it is recorded
@@ -214,7 +242,7 @@ class _Tally:
 
     def add(self, tile: Tile, prediction: Prediction, mine: Instances) -> None:
         self.capped += int(prediction.capped)
-        self.predicted += len(prediction.instances)
+        self.predicted += len(prediction.instances) + prediction.foreign
         self.found.append(mine)
         self.of_tile += [tile.index] * len(mine)
 
@@ -238,13 +266,24 @@ def _predict_batch(bench: Bench, images: list[TileImage], tally: _Tally) -> None
         mine = instances.take(owned(instances, image.tile, bench.recipe.job.grid))
         window = image.tile.window
         tally.add(image.tile, prediction, mine.shift(window.row, window.col, image.tile.z))
+        _count(bench, image.tile)
+
+
+def _count(bench: Bench, tile: Tile) -> None:
+    """Count a tile that was predicted: its own pixels, and the ground or tissue that they cover."""
+    frame, pixels = bench.recipe.job.frame, tile.core.area
+    count("tiles", 1)
+    count("pixels", pixels)
+    if frame.placement is None and frame.unit in ("m", "um"):
+        count(f"{frame.unit}2", pixels * frame.spacing[1] * frame.spacing[2])
 
 
 def _attempt(bench: Bench, images: list[TileImage]) -> tuple[list[Prediction], Exception | None]:
     """Predictions of some tiles, or why there are none."""
     try:
-        given = bench.segmenter.predict(images)
-        return [_checked(p, i, bench.segmenter) for p, i in zip(given, images, strict=True)], None
+        with span("model"):
+            given = bench.segmenter.predict(images)
+        return [checked(p, i, bench.segmenter) for p, i in zip(given, images, strict=True)], None
     except StoppedError:
         raise
     except Exception as error:  # noqa: BLE001 - a tile may fail without the job failing; it is recorded
@@ -253,7 +292,9 @@ def _attempt(bench: Bench, images: list[TileImage]) -> tuple[list[Prediction], E
 
 def _in_quarters(bench: Bench, image: TileImage) -> tuple[list[Prediction], Exception | None]:
     try:
-        return [_checked(in_quarters(bench.segmenter, image, bench.recipe.job), image, bench.segmenter)], None
+        with span("model"):
+            whole = in_quarters(bench.segmenter, image, bench.recipe.job)
+        return [checked(whole, image, bench.segmenter)], None
     except StoppedError:
         raise
     except Exception as error:  # noqa: BLE001 - likewise
@@ -263,93 +304,27 @@ def _in_quarters(bench: Bench, image: TileImage) -> tuple[list[Prediction], Exce
     return _attempt(replace(bench, segmenter=bench.spare(), spare=None), [image])
 
 
-def _read_ahead(
-    bench: Bench, tiles: list[Tile], care: Care, watch: Watch | None
-) -> Iterator[tuple[Tile, Future[Pixels | None] | None]]:  # fmt: skip
-    """Each tile with the pixels of its extent, the next one being read meanwhile; pixels of tiles known to be empty are None.
+def _reader(bench: Bench) -> Callable[[Tile], TileImage | None]:
+    """What gives the model's view of a tile, for another thread; None of tiles without data. What fails is read once more."""
 
-    Nothing is read of tiles that are barred, and nothing meanwhile of or beside those that stand alone.
-    """
+    def ready(tile: Tile) -> TileImage | None:
+        if bench.source.is_empty(tile.window, tile.z):
+            return None
+        extent = bench.segmenter.info.extent(tile.window, within=bench.recipe.job.frame.window)
+        pixels: Pixels = bench.source.read(extent, tile.z)
+        if not pixels.valid[tile.window.slices(extent)].any():
+            return None
+        image = pixels.data if bench.stretch is None else image_io.apply_stretch(bench.stretch, pixels)
+        return TileImage(image=image, valid=pixels.valid, tile=tile, extent=extent)
 
-    def read(tile: Tile) -> Pixels | None:
-        return None if bench.source.is_empty(tile.window, tile.z) else _read(bench, tile)
+    def patient(tile: Tile) -> TileImage | None:
+        try:
+            return ready(tile)
+        except OSError:
+            log.warning("tile %d could not be read, trying once more", tile.index)
+            return ready(tile)
 
-    def begin(tile: Tile) -> Future[Pixels | None]:
-        if watch is not None:
-            watch.begins(tile.index)
-        return reader.submit(read, tile)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="seggeo-read") as reader:
-        ahead: Future[Pixels | None] | None = None
-        for i, tile in enumerate(tiles):
-            if tile.index in care.barred:
-                yield tile, None
-                continue
-            now = ahead or begin(tile)
-            after = tiles[i + 1].index if i + 1 < len(tiles) else None
-            is_free = after is not None and not {tile.index, after} & care.alone and after not in care.barred
-            ahead = begin(tiles[i + 1]) if is_free else None
-            yield tile, now
-
-
-def _read(bench: Bench, tile: Tile) -> Pixels:
-    pixels: Pixels = bench.source.read(_extent(bench, tile), tile.z)
-    return pixels
-
-
-def _extent(bench: Bench, tile: Tile) -> Window:
-    return bench.segmenter.info.extent(tile.window, within=bench.recipe.job.frame.window)
-
-
-def _prepare(bench: Bench, tile: Tile, coming: Future[Pixels | None]) -> TileImage | None:
-    """What the model sees of one tile; None where its window has no data. An unreadable tile is read once more."""
-    try:
-        pixels = coming.result()
-    except OSError:
-        log.warning("tile %d could not be read, trying once more", tile.index)
-        pixels = _read(bench, tile)
-    extent = _extent(bench, tile)
-    if pixels is None or not pixels.valid[tile.window.slices(extent)].any():
-        return None
-    image = image_io.apply_stretch(bench.stretch, pixels) if bench.stretch is not None else pixels.data
-    return TileImage(image=image, valid=pixels.valid, tile=tile, extent=extent)
-
-
-def _checked(prediction: Prediction, image: TileImage, segmenter: Segmenter) -> Prediction:
-    """The prediction, if its instances lie inside the tile and its scores are numbers."""
-    found = prediction.instances
-    height, width = image.tile.window.shape
-    if len(found) and (found.box.min() < 0 or found.box[:, 2].max() > height or found.box[:, 3].max() > width):
-        raise ModelError(
-            what=f"{segmenter.info.name} reported an instance outside its tile",
-            why=f"the tile is {height} x {width} px and boxes must lie in it",
-            mend="return masks in tile pixels",
-        )
-    if not np.isfinite(found.score).all():
-        raise ModelError(
-            what=f"{segmenter.info.name} reported a score that is not a number",
-            why="its arithmetic overflowed or its weights are damaged",
-            mend="try without --autocast, or other weights",
-        )
-    return prediction
-
-
-def without_invalid(instances: Instances, valid: NDArray[np.bool_]) -> Instances:
-    """Tile-local instances without the pixels that are no data; those left with none are dropped."""
-    if not len(instances) or valid.all():
-        return instances
-    spans = instances.spans()
-    runs = encode(~valid)
-    gaps = runs_to_spans(runs, np.array([0, len(runs)]), np.array([[0, 0, *valid.shape]], np.int32))
-    width = valid.shape[1] + 1  # one column more, so that neighbouring rows never touch
-    i, j = meetings(
-        spans.row * width + spans.start, spans.stop - spans.start, gaps.row * width + gaps.start, gaps.stop - gaps.start
-    )
-    if not len(i):
-        return instances
-    start, stop = np.maximum(spans.start[i], gaps.start[j]), np.minimum(spans.stop[i], gaps.stop[j])
-    holes = Spans(owner=spans.owner[i], row=spans.row[i], start=start, stop=stop)
-    return instances.with_spans(subtract(spans, holes))[0]
+    return beside("read", patient)
 
 
 def _failure(tile: Tile, error: Exception) -> dict[str, Any]:

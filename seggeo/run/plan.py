@@ -25,6 +25,7 @@ from seggeo.models.preferences import preferred
 from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter
 from seggeo.run.choice import Chosen, model_for, named_model, request_for
 from seggeo.run.look import OVERVIEW_PX, SceneLook
+from seggeo.run.notices import faster_notices
 from seggeo.run.part import check_unchanged
 from seggeo.run.segmenters import factory_of, open_segmenter
 from seggeo.run.stains import check_model, normalising_stretch
@@ -80,7 +81,7 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
         reading = preferred(settings.reading, chosen.weights, scene.frame, is_brightfield=scene.is_brightfield)
         if reading != settings.reading:
             settings = replace(settings, reading=reading)
-            scene = _Scene(path, settings, opened)
+            scene = scene.read_as(settings)
         if reading.smooth is None and (noise := scene.noise):  # of the slices that are read, which weights may choose
             reading = replace(reading, smooth=noise)
             settings = replace(settings, reading=reading)
@@ -89,6 +90,8 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
             scene.normalise_stains()  # after the choice of a model, which goes by what the file shows
         request, segmenter = _ready(request_for(chosen, settings, execution, scene.mpp), scene)
         info = segmenter.info
+        for notice in faster_notices(info, request):
+            warnings.warn(SeggeoWarning(notice), stacklevel=2)
         if info.native and settings.reading.smooth:
             settings = replace(settings, reading=_unsmoothed(settings.reading, asked, info))
         source = scene.source(native=info.native)
@@ -159,8 +162,21 @@ class _Scene:
         self.frame = source.frame
         self.overview = source.overview(OVERVIEW_PX)
         """In the bands that are shown."""
-        self.stretch = image_io.fit_stretch(self.overview, image_io.stretch_asked(settings.reading, self.overview, self.frame))
+        self.stretch = self._fitted()
         self.is_brightfield = self.frame.unit == "um" and self.is_rgb and image_io.shows_brightfield(source, self.overview)
+
+    def read_as(self, settings: Settings) -> _Scene:
+        """The scene with other settings; where an image's stretch alone is another, nothing is read again."""
+        is_same = replace(settings.reading, stretch=self._settings.reading.stretch) == self._settings.reading
+        if not is_same or self.frame.depth > 1:
+            return _Scene(self._path, settings, self._opened)
+        self._settings = settings
+        self.stretch = self._fitted()
+        return self
+
+    def _fitted(self) -> image_io.Stretch:
+        asked = image_io.stretch_asked(self._settings.reading, self.overview, self.frame)
+        return image_io.fit_stretch(self.overview, asked)
 
     @property
     def mpp(self) -> float | None:
@@ -299,7 +315,7 @@ def describe_model(info: ModelInfo, request: ModelRequest, execution: Execution)
     return {
         "name": info.name, "settings": to_json(info.settings), "weights_sha256": info.weights_sha256,
         "classes": list(info.classes), "exclusive": info.exclusive, "native": info.native,
-        "autocast": execution.autocast,
+        "autocast": execution.autocast, "compile": execution.compile,
     }  # fmt: skip
 
 

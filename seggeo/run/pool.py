@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from seggeo.errors import ResourceError
+from seggeo.profiling import recording, span
 from seggeo.run.logs import follow_parent
 from seggeo.run.part import Bench, PartReport, Recipe, predict_part, set_up
 from seggeo.run.signals import GRACE_S, STOPPING, Stop, asked_to_stop, patient
@@ -43,12 +44,15 @@ _LOOK_S = 0.5
 
 def run_one(bench: Bench, store: RunStore, part: int, watch: Watch, care: Care = NO_CARE) -> PartReport:
     """Predict and store one part, from where an earlier run stopped."""
-    begun = store.load_begun(part)
-    if begun is not None and begun.notes["tile_key"] != bench.recipe.job.tile_key:
-        begun = None
-    result = predict_part(bench, part, watch=watch, care=care, begun=begun)
-    store.save(result)
-    return PartReport(part=part, instances=len(result.instances), notes=dict(result.notes))
+    with recording(bench.clock):
+        begun = store.load_begun(part)
+        if begun is not None and begun.notes["tile_key"] != bench.recipe.job.tile_key:
+            begun = None
+        result = predict_part(bench, part, watch=watch, care=care, begun=begun)
+        with span("store"):
+            store.save(result)
+    spent = bench.clock.take() if bench.clock is not None else None
+    return PartReport(part=part, instances=len(result.instances), notes=dict(result.notes), spent=spent)
 
 
 def run_pool(recipe: Recipe, folder: Path, parts: list[int], workers: int) -> Iterator[PartReport]:
@@ -198,7 +202,7 @@ def _started(recipe: Recipe, folder: Path) -> tuple[Any, Connection]:
     """A new process and our end of its pipe."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, recipe, folder, os.getpid()), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, recipe, folder, (os.getpid(), time.monotonic())), daemon=True)
     with without_main():
         process.start()
     theirs.close()
@@ -220,9 +224,9 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(pipe: Connection, recipe: Recipe, folder: Path, parent: int) -> None:
-    """Predict the parts that come down the pipe, until None comes."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _serve(pipe: Connection, recipe: Recipe, folder: Path, parent: tuple[int, float]) -> None:
+    """Predict the parts that come down the pipe, until None comes; `parent` is who started it, and when."""
+    threading.Thread(target=_end_with, args=(parent[0],), daemon=True).start()
     for number in STOPPING:  # sent to the whole group; the parent decides what becomes of its processes
         signal.signal(number, signal.SIG_IGN)
     os.dup2(2, 1)  # standard output is for results: what a model prints goes where messages go
@@ -236,12 +240,21 @@ def _serve(pipe: Connection, recipe: Recipe, folder: Path, parent: int) -> None:
         while (order := pipe.recv()) is not None:
             part, care = order
             try:
-                bench = bench or set_up(recipe)
+                bench = bench or _set_up(recipe, parent[1])
                 report = run_one(bench, store, part, Watch(store, stops=stops, holds=holds), care)
             except Exception as error:  # noqa: BLE001 - it is the parent's to judge
                 _send_error(pipe, error)
                 return
             pipe.send(("done", report))
+
+
+def _set_up(recipe: Recipe, launched: float) -> Bench:
+    """Input and model; loading the program is a part of it."""
+    ready = time.monotonic()
+    bench = set_up(recipe)
+    if bench.clock is not None:
+        bench.clock.charge("start", ready - launched)
+    return bench
 
 
 def _send_error(pipe: Connection, error: Exception) -> None:

@@ -6,7 +6,6 @@ last the `Summary`. Whoever drives it draws the progress; nothing here prints.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from seggeo.run.naming import places
 from seggeo.run.outcome import Summary, finish, finished_before
 from seggeo.run.part import PartReport, Recipe, check_unchanged
 from seggeo.run.plan import Plan, estimate, input_name, make_plan
+from seggeo.run.profile import Profiler
 from seggeo.store import RunStore
 
 
@@ -50,11 +50,12 @@ def segment_file(
     Raises:
         SeggeoError: Of the kind that fits; nothing is written under a final name then.
     """
-    began = time.monotonic()
+    profiler = Profiler(is_wanted=execution.profile)
     settings = with_formats(path, settings, out)
     where = places(out, stem or input_name(path), settings.output.format, execution.work)
     check_formats(settings)
-    plan = make_plan(path, settings, execution)
+    with profiler.span("plan"):
+        plan = make_plan(path, settings, execution)
     yield plan
     check_fit(where.outputs, plan.job.frame)
     check_extras(settings.output, plan.job.frame)
@@ -78,16 +79,23 @@ def segment_file(
             devices=len(devices),
         )  # fmt: skip
         recipe = Recipe(
-            path=path, reading=plan.settings.reading, job=plan.job, request=plan.request, threads=threads, devices=devices
+            path=path,
+            reading=plan.settings.reading,
+            job=plan.job,
+            request=plan.request,
+            threads=threads,
+            devices=devices,
+            profile=execution.profile,
         )
         crew = crew_of(execution.dask, memory_bytes=estimate(plan)["memory_bytes"], folder=where.work)
-        for report in run_parts(recipe, where.work, todo, workers=workers, segmenter=plan.segmenter, crew=crew):
-            reports.append(report)
-            yield report
-            if execution.on_bad_tile == "fail" and report.notes["failures"]:
-                raise _bad_tile(plan, report.notes["failures"][0])
+        with profiler.span("predict"):
+            for report in run_parts(recipe, where.work, todo, workers=workers, segmenter=plan.segmenter, crew=crew):
+                reports.append(report)
+                yield report
+                if execution.on_bad_tile == "fail" and report.notes["failures"]:
+                    raise _bad_tile(plan, report.notes["failures"][0])
         _check_input(path, plan)
-    yield finish(path, plan, where, reports, began=began, command=command)
+    yield finish(path, plan, where, reports, profiler=profiler, command=command)
 
 
 def _bad_tile(plan: Plan, failure: Mapping[str, Any]) -> IncompleteError:

@@ -14,6 +14,7 @@ from seggeo.config import to_json
 from seggeo.errors import ConfigError
 from seggeo.io.volume import VolumeSource
 from seggeo.output.montage import draw_montage
+from seggeo.output.report_html_time import TimeUse
 from seggeo.output.volume_objects import iter_rows, read_rows
 from seggeo.output.volume_report import VolumeSummary, write_volume_report
 from seggeo.run.naming import Places
@@ -40,10 +41,10 @@ def write_montage(plan: Plan, path: str, result: StoredResult, where: Places) ->
         return drawn
 
 
-def write_report(plan: Plan, result: StoredResult, where: Places, scratch: Path) -> Path:
-    """The report, from the table of objects where that was written."""
+def write_report(plan: Plan, result: StoredResult, where: Places, time: TimeUse | None = None) -> Path:
+    """The report, from the table of objects where that was written, and where the time went."""
     table = where.outputs.get("objects")
-    rows = read_rows(table) if table is not None else iter_rows(result, folder=scratch)
+    rows = read_rows(table) if table is not None else iter_rows(result, folder=where.work)
     chosen = to_json(plan.settings)
     flat = {**chosen, **chosen.pop("reading"), **chosen.pop("tiling"), **chosen.pop("merge"), **chosen.pop("output")}
     kept = {name: value for name, value in flat.items() if not isinstance(value, dict)}
@@ -51,7 +52,7 @@ def write_report(plan: Plan, result: StoredResult, where: Places, scratch: Path)
     summary = VolumeSummary(
         title=Path(str(plan.job.source["path"])).name, facts=_facts(plan.source),
         settings={"model": str(plan.job.model["name"]), **settings}, warnings=tuple(plan.source.get("warnings", ())),
-        files={kind: file.name for kind, file in where.outputs.items()},
+        files={kind: file.name for kind, file in where.outputs.items()}, time=time,
     )  # fmt: skip
     written: Path = write_volume_report(result, where.report, rows=rows, montage=where.preview, summary=summary)
     return written

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from seggeo.profiling import span
 from seggeo.run.signals import Stop
 from seggeo.store import Part, RunStore
 
@@ -66,7 +67,8 @@ class Watch:
         reason = self._stops()
         if reason is None and time.monotonic() - self._saved < CHECKPOINT_S:
             return
-        self._store.save_begun(half_done())
+        with span("store"):
+            self._store.save_begun(half_done())
         self._saved = time.monotonic()
         if reason is not None:
             raise Stop(reason)

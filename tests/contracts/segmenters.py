@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from seggeo import rle
 from seggeo.geometry import Window
 from seggeo.instances import Instances
+from seggeo.profiling import Clock, recording, span
 from seggeo.protocols import ModelInfo, ModelRequest, Prediction, Segmenter, TileImage
 from seggeo.tiling import Tile, TileGrid
 
@@ -84,6 +85,18 @@ class SegmenterContract:
 
     def test_no_tiles_give_no_predictions(self, segmenter):
         assert segmenter.predict([]) == []
+
+    def test_a_profile_changes_nothing_and_knows_what_is_encoding(self, segmenter):
+        tile, clock = tile_image(self.image()), Clock()
+        (plain,) = segmenter.predict([tile])
+        with recording(clock), span("model"):
+            (profiled,) = segmenter.predict([tile])
+        spent = clock.take()
+
+        assert same(plain.instances, profiled.instances)
+        assert spent.seconds["model"] > 0
+        assert spent.seconds["encode"] > 0
+        assert set(spent.seconds) == {"model", "encode", "other"}
 
     def test_one_prediction_for_each_tile_in_order(self, segmenter):
         tiles = [tile_image(self.image(seed=s), inner=s % 2 == 0) for s in range(3)]

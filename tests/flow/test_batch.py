@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support_flow import FRAGILE, ORACLE, call, clean_environment, digests, scene, seggeo, succeed, write_labels, write_model
 
-JOB = ("scene.tif", "--model", "oracle.py:Oracle", "-f", "gpkg,cog", "--tile", "96", "--overlap", "32")
+JOB = ("scene.tif", "--model", "oracle.py:Oracle", "-f", "gpkg,cog", "--tile", "96", "--overlap", "32", "--no-preview")
+ONE = ("--workers", "1")
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, name: str, *more: str, shards: int = 4) -> None:
     succeed(
-        "plan", "segment", *JOB, "-o", f"{name}_out", "--job", f"{name}_job", "--shards", str(shards), *more, cwd=folder
+        "plan", "segment", *JOB, *ONE, "-o", f"{name}_out", "--job", f"{name}_job", "--shards", str(shards), *more, cwd=folder
     )  # fmt: skip
 
 
 def test_shards_and_merge_write_the_same_bytes_as_one_go(folder: Path):
     plan(folder, "four")
-    for number in (3, 1, 4, 2):
-        succeed("run", "four_job", "--part", f"{number}/4", cwd=folder)
+    for number, workers in ((3, 2), (1, 1), (4, 1), (2, 1)):
+        succeed("run", "four_job", "--part", f"{number}/4", "--workers", str(workers), cwd=folder)
     succeed("merge", "four_job", cwd=folder)
 
     assert digests(folder / "four_out") == digests(folder / "whole")
@@ -114,7 +115,7 @@ def test_a_changed_input_or_plan_is_refused(tmp_path: Path):
     write_labels(tmp_path / "scene.tif", scene("discs", 4, (320, 320)))
     write_model(tmp_path, ORACLE)
     succeed("plan", "segment", *JOB, "-o", "out", "--job", "job", cwd=tmp_path)
-    other = call("plan", "segment", *JOB[:-4], "--tile", "128", "--overlap", "32", "-o", "out", "--job", "job", cwd=tmp_path)
+    other = call("plan", "segment", *JOB[:-5], "--tile", "128", "--overlap", "32", "-o", "out", "--job", "job", cwd=tmp_path)
     assert other.code == 5
     assert "tile was 96 there and is 128 now" in "".join(other.refusal())
     succeed("run", "job", cwd=tmp_path)
@@ -163,7 +164,7 @@ def test_a_bad_tile_of_a_shard_is_told_and_tried_again(tmp_path: Path):
     job = ("scene.tif", "--model", "fragile.py:Fragile", *JOB[5:], "-f", "gpkg")
     succeed("segment", *job, "-o", "clean", cwd=tmp_path, BROKEN="broken")
     (tmp_path / "broken").touch()
-    succeed("plan", "segment", *job, "-o", "out", "--job", "job", "--shards", "2", cwd=tmp_path)
+    succeed("plan", "segment", *job, *ONE, "-o", "out", "--job", "job", "--shards", "2", cwd=tmp_path)
 
     ran = [call("run", "job", "--part", f"{n}/2", cwd=tmp_path, BROKEN="broken").code for n in (1, 2)]
     merged = call("merge", "job", cwd=tmp_path)
@@ -183,7 +184,9 @@ def test_scripts_are_whole_and_parse(folder: Path, kind: str):
     import subprocess
 
     name = f"emit {kind}"
-    succeed("plan", "segment", *JOB, "-o", f"{name}_out", "--job", f"{name}_job", "--shards", "3", "--emit", kind, cwd=folder)
+    succeed(
+        "plan", "segment", *JOB, *ONE, "-o", f"{name}_out", "--job", f"{name}_job", "--shards", "3", "--emit", kind, cwd=folder
+    )  # fmt: skip
 
     scripts = [p for p in (folder / f"{name}_job").iterdir() if p.suffix in (".sbatch", ".pbs", ".lsf", ".sge", ".sh", ".txt")]
     assert len(scripts) == (1 if kind == "list" else 3)

@@ -36,14 +36,14 @@ def rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-JOB = ("--model", "threshold", "--tile", "128", "--overlap", "32", "--tissue", "none")
+JOB = ("--model", "threshold", "--tile", "128", "--overlap", "32", "--tissue", "none", "--workers", "1", "--no-preview")
 
 
 def test_a_batch_of_slides_counts_as_one_go_does(folder: Path):
     succeed("count-cells", "slides", "-o", "whole", *JOB, cwd=folder)
     succeed("plan", "count-cells", "slides", "-o", "out", *JOB, "--job", "job", "--shards", "3", cwd=folder)
     for number in (2, 3, 1):
-        succeed("run", "job", "--part", f"{number}", cwd=folder)
+        succeed("run", "job", "--part", f"{number}", "--workers", f"{number}", cwd=folder)
     succeed("merge", "job", cwd=folder)
 
     ours, theirs = digests(folder / "out"), digests(folder / "whole")

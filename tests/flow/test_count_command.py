@@ -30,6 +30,7 @@ SMALL = (
     "1",
     "--device",
     "cpu",
+    "--no-preview",
 )
 MPP = 0.5
 
@@ -64,7 +65,7 @@ def rows_of(path):
 def test_counts_densities_and_measures_are_the_true_ones(tmp_path):
     labels, centres = slide(tmp_path / "a.ome.tif")
     job = ("count-cells", "a.ome.tif", "-o", "out", *SMALL, "-f", "qupath,cells,cells-csv,ome-tiff", "--json")
-    ran = succeed(*job, "--tissue", "none", "--positive", "cd3>200", cwd=tmp_path)
+    ran = succeed(*job, "--preview", "--tissue", "none", "--positive", "cd3>200", cwd=tmp_path)
     out = tmp_path / "out"
 
     (row,) = rows_of(out / "counts.csv")
@@ -92,7 +93,7 @@ def test_counts_densities_and_measures_are_the_true_ones(tmp_path):
     assert not has_escapes(ran.err)
 
     before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
-    again = succeed(*job, "--tissue", "none", "--positive", "cd3>200", cwd=tmp_path)
+    again = succeed(*job, "--preview", "--tissue", "none", "--positive", "cd3>200", cwd=tmp_path)
     assert again.results == ran.results
     changed = {name for name, data in before.items() if (out / name).read_bytes() != data}
     assert changed <= {"report.html"}, "it was done already"
@@ -230,17 +231,18 @@ def test_refusals(tmp_path, words, code, text):
 def test_from_python_and_whatever_happens_to_one_slide(tmp_path, monkeypatch):
     truth = [slide(tmp_path / f"s{i}.ome.tif", seed=i)[0].max() for i in range(2)]
     monkeypatch.setattr("seggeo.run.count.notice", _failing_once(seggeo_notice))
+    how = {
+        "model": "threshold", "set": {"split": False}, "tile": 256, "overlap": 64, "workers": 1, "format": ("cells",),
+        "preview": False,
+    }  # fmt: skip
 
-    done = count_cells(
-        tmp_path, tmp_path / "out", model="threshold", set={"split": False}, tile=256, overlap=64, workers=1, format=("cells",)
-    )
+    done = count_cells(tmp_path, tmp_path / "out", **how)
 
     assert [row["cells"] for row in done["counts"]] == truth[1:]
     assert list(done["errors"]) == ["s0"]
     assert "RuntimeError: a bolt from the blue" in done["errors"]["s0"]
-    again = count_cells(
-        tmp_path, tmp_path / "out", model="threshold", set={"split": False}, tile=256, overlap=64, workers=1, format=("cells",)
-    )
+
+    again = count_cells(tmp_path, tmp_path / "out", **how)
     assert [row["cells"] for row in again["counts"]] == truth
     assert again["errors"] == {}
 

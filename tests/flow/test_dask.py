@@ -78,10 +78,15 @@ def tiles_logged(path: Path) -> list[int]:
 
 
 def test_workers_of_a_running_scheduler_write_the_same_bytes(folder: Path, workers: Farm):
-    ran = succeed("segment", *JOB, "-o", "there", "--dask", workers.address, "--json", cwd=folder)
+    ran = succeed("segment", *JOB, "-o", "there", "--dask", workers.address, "--profile", "--json", cwd=folder)
 
     assert digests(folder / "there") == digests(folder / "whole")
     assert ran.results[0]["objects"] > 100
+    profile = ran.results[0]["profile"]
+    assert 1 <= profile["processes"] <= 2
+    assert profile["tiles"] == ran.results[0]["tiles"] - ran.results[0]["empty_tiles"]
+    assert profile["phases"]["model"]["seconds"] > 0
+    assert sum(entry["share"] for entry in profile["phases"].values()) == pytest.approx(1, abs=2e-3)
     assert "Traceback" not in ran.err
 
 

@@ -48,7 +48,7 @@ def records(ran: Ran) -> list[dict[str, Any]]:
 def test_everything_is_json_and_results_stay_results(folder: Path, workers: str):
     ran = seggeo(
         "--log-format", "json", "segment", "scene.tif", "--model", "loud.py:Loud", *SMALL[:4], "--workers", workers, "--json",
-        "-o", f"json{workers}", "--no-preview", cwd=folder,
+        "-o", f"json{workers}", "--no-preview", "--profile", cwd=folder,
     )  # fmt: skip
 
     assert ran.code == 0, ran.err
@@ -56,6 +56,7 @@ def test_everything_is_json_and_results_stay_results(folder: Path, workers: str)
     assert {("info", "printed", None), ("info", "half a line", None), ("warning", "warning: careful", None)} <= said
     assert ("warning", "logged 7", "loud") in said
     assert [result["tiles"] for result in ran.results] == [6]
+    assert [r["profile"] for r in records(ran) if r["message"] == "profile"] == [ran.results[0]["profile"]]
 
 
 def test_a_refusal_is_one_record(folder: Path):

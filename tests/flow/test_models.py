@@ -39,8 +39,9 @@ def test_a_toy_mask_rcnn(tmp_path: Path):
     make_maskrcnn_weights(tmp_path / "toy.safetensors")
     command = ("segment", "scene.tif", "--model", "maskrcnn", "--weights", "toy.safetensors", "--tile", "160", *OUTPUTS)
 
-    (summary,) = succeed(*command, "--overlap", "40", "-o", "a", cwd=tmp_path).results
+    (summary,) = succeed(*command, "--overlap", "40", "--profile", "-o", "a", cwd=tmp_path).results
 
+    assert summary["profile"]["phases"]["encode"]["seconds"] > 0
     table = features(tmp_path / summary["outputs"]["gpkg"])
     assert len(table) == summary["objects"] > 5
     assert set(table["class"]) <= {"class_1", "class_2"}
@@ -324,14 +325,21 @@ def test_a_model_that_always_ends_its_process_is_a_resource_error(tmp_path: Path
     assert not (tmp_path / "scene_objects.gpkg").exists()
 
 
-@pytest.mark.parametrize("raised", ["MemoryError('no more')", "RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')"])
-@pytest.mark.parametrize("most", [320, 200])
-def test_tiles_that_do_not_fit_in_memory_are_divided(tmp_path: Path, raised: str, most: int):
+@pytest.mark.parametrize(
+    ("most", "raised"),
+    [
+        pytest.param(320, "MemoryError('no more')", marks=pytest.mark.slow),
+        (200, "MemoryError('no more')"),
+        (320, "RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')"),
+        pytest.param(200, "RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')", marks=pytest.mark.slow),
+    ],
+)
+def test_tiles_that_do_not_fit_in_memory_are_divided(tmp_path: Path, most: int, raised: str):
     write_labels(tmp_path / "scene.tif", scene("snakes", 4, (900, 1000)))
     hungry = ORACLE.replace("tiles):", f"tiles):\n        if tiles[0].shape[0] > {most}: raise {raised}")
     write_model(tmp_path, hungry, "hungry.py")
     write_model(tmp_path, ORACLE)
-    command = ("segment", "scene.tif", "-f", "gpkg,cog", "--tile", "512", "--overlap", "64", "--workers", "1")
+    command = ("segment", "scene.tif", "-f", "gpkg,cog", "--tile", "512", "--overlap", "64", "--workers", "1", "--no-preview")
     succeed(*command, "--model", "oracle.py:Oracle", "-o", "clean", cwd=tmp_path)
 
     succeed(*command, "--model", "hungry.py:Oracle", "-o", "out", cwd=tmp_path)

@@ -27,7 +27,12 @@ def whole(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "tile", "overlap", "tiles"),
-    [("nuclei", 256, 64, 12), ("nuclei", 256, 32, 9), ("nuclei", 320, 80, 6), ("town", 512, 96, 9)],
+    [
+        ("nuclei", 256, 64, 12),
+        pytest.param("nuclei", 256, 32, 9, marks=pytest.mark.slow),
+        pytest.param("nuclei", 320, 80, 6, marks=pytest.mark.slow),
+        ("town", 512, 96, 9),
+    ],
 )
 def test_tiles_change_no_pixel_of_any_object(tmp_path, whole, name, tile, overlap, tiles):
     found, count = labels(SAMPLES / f"{name}.tif", tmp_path, tile=tile, overlap=overlap)

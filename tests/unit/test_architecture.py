@@ -15,7 +15,8 @@ from seggeo import config
 ROOT = Path(seggeo.__file__).parent
 MODULES = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 CORE = {
-    "apart", "config", "errors", "files", "geometry", "instances", "job", "plugins", "protocols", "rle", "store", "tiling",
+    "apart", "config", "errors", "files", "geometry", "instances", "job", "plugins", "profiling", "protocols", "rle", "store",
+    "tiling",
 }  # fmt: skip
 MIDDLE = {"io", "merge", "models", "output"}
 MAY_KNOW = {
@@ -29,6 +30,7 @@ MAY_KNOW = {
 }
 CORE_ORDER = [
     "errors",
+    "profiling",
     "apart",
     "files",
     "geometry",

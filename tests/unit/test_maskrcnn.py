@@ -16,6 +16,8 @@ from torchvision.models.detection.image_list import ImageList
 from seggeo.errors import ConfigError, ModelError, ResourceError
 from seggeo.models import maskrcnn
 from seggeo.models.maskrcnn import load
+from seggeo.models.maskrcnn_pixels import prepare
+from seggeo.models.maskrcnn_settings import complete, read_settings
 from seggeo.models.weights import sha256_of
 from seggeo.protocols import ModelRequest
 
@@ -29,6 +31,14 @@ def segmenter(path, **settings):
     return load(ModelRequest(name="maskrcnn", weights=path, settings=settings, device="cpu"))
 
 
+def plain(path):
+    """The file's network as torchvision makes it."""
+    file = maskrcnn.read_file(path)
+    chosen = read_settings(file.facts, {})
+    settings = complete(chosen, bands=file.architecture.bands, classes=file.architecture.classes)
+    return maskrcnn._filled(file.architecture, settings, file.state, path)
+
+
 def stock(model, image, size):
     """What torchvision's own forward gives for a float image in 0 to 1, its resize set to the identity."""
     model.transform.min_size, model.transform.max_size = (size,), size
@@ -38,37 +48,39 @@ def stock(model, image, size):
 
 def same_as_stock(found, expected):
     assert len(found) == len(expected["scores"]) > 5
-    assert np.allclose(found.score, expected["scores"], atol=1e-6)
+    assert np.allclose(found.score, expected["scores"], atol=1e-5)
     assert np.array_equal(found.label + 1, expected["labels"])
     theirs = (expected["masks"][:, 0] >= 0.5).numpy()
+    differ = 0  # pixels whose probability is the threshold up to rounding
     for (row, col, row_stop, col_stop), mask, full in zip(found.box, (m for _, m in found), theirs, strict=True):
-        assert np.array_equal(full[row:row_stop, col:col_stop], mask)
-        assert full.sum() == mask.sum()
+        full[row:row_stop, col:col_stop] ^= mask
+        differ += full.sum()
+    assert differ <= found.area.sum() // 10_000
 
 
 @pytest.mark.parametrize("size", [128, 256])
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_large"])
 def test_detections_and_masks_are_torchvisions(tmp_path, arch, size):
-    ours = segmenter(make_maskrcnn_weights(tmp_path / "w.safetensors", arch=arch, seed=1))
+    weights = make_maskrcnn_weights(tmp_path / "w.safetensors", arch=arch, seed=1)
     image = scene(size, seed=3)
 
-    found = ours.predict([as_tile(image)])[0].instances
+    found = segmenter(weights).predict([as_tile(image)])[0].instances
 
-    same_as_stock(found, stock(ours._model, image, size))
+    same_as_stock(found, stock(plain(weights), image, size))
 
 
 @torch.inference_mode()
-def test_boxes_are_torchvisions_to_the_last_bit(weights):
+def test_boxes_are_torchvisions_up_to_rounding(weights):
     ours, image = segmenter(weights), scene(128)
-    images = ImageList(ours._prepare([as_tile(image)]), [(128, 128)])
+    images = ImageList(prepare([as_tile(image)], ours._settings, torch.device("cpu"), native=False), [(128, 128)])
     features = ours._features(images)
 
-    boxes, scores, labels = ours._detections(images, features, ours._proposals(images, features)[0])[0]
+    found = ours._detections(images, features, ours._proposals(images, features)[0])
 
-    expected = stock(ours._model, image, 128)
-    assert torch.equal(boxes, expected["boxes"])
-    assert torch.equal(scores, expected["scores"])
-    assert torch.equal(labels, expected["labels"])
+    expected = stock(plain(weights), image, 128)
+    assert torch.allclose(found.boxes, expected["boxes"], atol=1e-3)
+    assert torch.allclose(found.scores, expected["scores"], atol=1e-5)
+    assert torch.equal(found.labels, expected["labels"])
 
 
 def test_a_tile_that_is_no_multiple_of_the_stride_keeps_its_size(weights):
@@ -192,7 +204,7 @@ def test_tiles_of_other_bands_are_refused(weights):
 @pytest.mark.parametrize(
     "part",
     [
-        "backbone.body.bn1.bias",
+        "backbone.body.conv1.bias",
         "rpn.head.cls_logits.bias",
         "roi_heads.box_predictor.cls_score.bias",
         "roi_heads.mask_predictor.mask_fcn_logits.bias",
@@ -334,4 +346,4 @@ def test_full_size_networks_agree_with_torchvision(tmp_path, version):
     expected = stock(model, image, 256)
     kept = (expected["masks"][:, 0] >= 0.5).flatten(1).any(1)
     assert int(kept.sum()) == len(found) > 0
-    assert np.allclose(found.score, expected["scores"][kept], atol=1e-6)
+    assert np.allclose(found.score, expected["scores"][kept], atol=1e-5)

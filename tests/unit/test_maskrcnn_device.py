@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from seggeo.errors import ConfigError, ResourceError
-from seggeo.models.device import choose_device, in_batches, is_out_of_memory, set_threads
+from seggeo.models.device import (
+    FREE_SHARE,
+    batch_for,
+    choose_device,
+    finishers,
+    fitting_batch,
+    in_batches,
+    is_out_of_memory,
+    set_threads,
+    upload,
+)
 
 
 def test_auto_and_cpu_always_give_a_device():
@@ -81,3 +92,32 @@ def test_other_errors_pass():
 
     with pytest.raises(RuntimeError, match="size mismatch"):
         in_batches(broken, [1, 2], 2)
+
+
+@pytest.mark.parametrize("free_gb", [0.001, 0.5, 1, 3, 8, 24, 80])
+@pytest.mark.parametrize("item_mb", [1, 25, 700])
+@pytest.mark.parametrize("most", [1, 4, 64, 100])
+def test_a_batch_is_the_largest_power_of_two_that_fits(free_gb, item_mb, most):
+    free, item = int(free_gb * 2**30), item_mb << 20
+
+    batch = fitting_batch(free, item, most)
+
+    assert 1 <= batch <= most
+    assert batch & (batch - 1) == 0
+    assert batch == 1 or batch * item <= free * FREE_SHARE
+    assert 2 * batch > most or 2 * batch * item > free * FREE_SHARE
+
+
+def test_the_cpu_has_a_batch_of_its_own_and_nothing_to_finish_beside():
+    assert batch_for(torch.device("cpu"), 1 << 20, most=64, on_cpu=3) == 3
+    assert finishers(torch.device("cpu")) == 0
+    assert finishers(torch.device("cuda")) >= 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64", "bool"])
+def test_what_is_uploaded_is_the_array(dtype):
+    values = (np.random.default_rng(0).random((5, 6, 3)) * 200).astype(dtype)
+    for given in (values, values.transpose(2, 0, 1), values[::2], values[..., 1]):
+        assert np.array_equal(upload(given, torch.device("cpu")).numpy(), given)
+    values.flags.writeable = False
+    assert np.array_equal(upload(values, torch.device("cpu")).numpy(), values)

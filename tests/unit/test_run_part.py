@@ -13,7 +13,8 @@ from seggeo.config import settings_from
 from seggeo.errors import ModelError, ResourceError, StoppedError
 from seggeo.instances import Instances
 from seggeo.protocols import ModelInfo, Prediction
-from seggeo.run.part import Recipe, predict_part, set_up, without_invalid
+from seggeo.run.answers import without_invalid
+from seggeo.run.part import Recipe, predict_part, set_up
 from seggeo.run.plan import make_plan
 
 

@@ -15,7 +15,9 @@ from support_sam import SETTINGS, SIDE, blob_image, make_sam, make_sam_weights, 
 from seggeo.errors import ConfigError, ModelError, ResourceError
 from seggeo.geometry import Window
 from seggeo.models.sam import SamSettings, lattice_points, load
-from seggeo.models.sam_masks import Thresholds, Work, find_masks, generate, mask_spans
+from seggeo.models.sam_decode import LeanSam
+from seggeo.models.sam_masks import Thresholds, Work, find_masks, generate
+from seggeo.models.sam_measure import mask_spans
 from seggeo.models.sam_regions import clean_regions
 from seggeo.models.sam_upsample import Upsampling
 from seggeo.models.settings import parse_settings
@@ -82,7 +84,7 @@ def test_masks_are_those_of_the_stock_generator(seed, shape):
     stock = SamAutomaticMaskGenerator(sam, None, stability_score_thresh=0.7, point_grids=[grid])
     theirs = stock.generate(image)
 
-    found = find_masks(sam, image, grid * [shape[1], shape[0]], thresholds, Work())
+    found = find_masks(LeanSam(sam), image, grid * [shape[1], shape[0]], thresholds, Work())
 
     assert len(theirs) >= 2
     assert_same_masks(found.instances, found.stability, theirs, shape)
@@ -102,7 +104,7 @@ def test_every_threshold_means_what_it_means_to_the_stock_generator(values):
     sam, image, grid = toy(0), blob_image(SIDE, SIDE, seed=4), build_point_grid(12)
     theirs = SamAutomaticMaskGenerator(sam, None, point_grids=[grid], **values).generate(image)
 
-    found = find_masks(sam, image, grid * SIDE, Thresholds(**values), Work(points_per_batch=64))
+    found = find_masks(LeanSam(sam), image, grid * SIDE, Thresholds(**values), Work(points_per_batch=64))
 
     assert len(theirs) >= 3
     assert_same_masks(found.instances, found.stability, theirs, (SIDE, SIDE))
@@ -143,8 +145,8 @@ def test_cleaned_regions_are_those_of_the_whole_frame(seed):
 def test_the_batch_of_points_changes_nothing():
     sam, image, grid = toy(0), blob_image(SIDE, SIDE, seed=6), build_point_grid(8)
     thresholds = Thresholds(stability_score_thresh=0.7)
-    together = find_masks(sam, image, grid * SIDE, thresholds, Work(points_per_batch=64))
-    apart = find_masks(sam, image, grid * SIDE, thresholds, Work(points_per_batch=7))
+    together = find_masks(LeanSam(sam), image, grid * SIDE, thresholds, Work(points_per_batch=64))
+    apart = find_masks(LeanSam(sam), image, grid * SIDE, thresholds, Work(points_per_batch=7))
     assert np.array_equal(together.instances.runs, apart.instances.runs)
     assert np.array_equal(together.point, apart.point)
 
@@ -153,19 +155,19 @@ def test_the_batch_of_points_changes_nothing():
 def test_a_batch_that_does_not_fit_is_made_smaller(most):
     sam, image, grid = make_sam(0), blob_image(SIDE, SIDE, seed=6), build_point_grid(6)
     thresholds = Thresholds(stability_score_thresh=0.7)
-    wanted = find_masks(sam, image, grid * SIDE, thresholds, Work())
+    wanted = find_masks(LeanSam(sam), image, grid * SIDE, thresholds, Work())
 
     def refuse(module, inputs, outputs):
         if len(outputs[0]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    sam.mask_decoder.transformer.register_forward_hook(refuse)
-    found = find_masks(sam, image, grid * SIDE, thresholds, Work())
+    sam.prompt_encoder.register_forward_hook(refuse)
+    found = find_masks(LeanSam(sam), image, grid * SIDE, thresholds, Work())
     assert np.array_equal(found.instances.runs, wanted.instances.runs)
     assert np.array_equal(found.point, wanted.point)
-    sam.mask_decoder.transformer.register_forward_hook(lambda *_: refuse(None, None, [range(most + 1)]))
+    sam.prompt_encoder.register_forward_hook(lambda *_: refuse(None, None, [range(most + 1)]))
     with pytest.raises(ResourceError):
-        find_masks(sam, image, grid * SIDE, thresholds, Work())
+        find_masks(LeanSam(sam), image, grid * SIDE, thresholds, Work())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -231,7 +233,7 @@ def test_points_without_data_are_not_prompted():
 def test_a_tile_without_points_does_not_run_the_network(weights):
     model = segmenter(weights)
     runs = []
-    model.sam.image_encoder.register_forward_hook(lambda *_: runs.append(1))
+    model.network.encoder.register_forward_hook(lambda *_: runs.append(1))
     tile = TileGrid(height=SIDE, width=SIDE, tile=SIDE, halo=2)[0]
     image = blob_image(SIDE, SIDE)
     assert len(model.predict([tile_of(image, tile, np.zeros((SIDE, SIDE), bool))])[0].instances) == 0
@@ -291,7 +293,7 @@ def test_weights_are_needed():
 def test_grey_or_16_bit_images_are_refused():
     for image in (np.zeros((32, 32, 1), np.uint8), np.zeros((32, 32, 3), np.uint16)):
         with pytest.raises(ConfigError, match="RGB"):
-            find_masks(toy(0), image, np.zeros((1, 2)), Thresholds(), Work())
+            find_masks(LeanSam(toy(0)), image, np.zeros((1, 2)), Thresholds(), Work())
 
 
 class TestContract(SegmenterContract):
@@ -309,7 +311,7 @@ def test_masks_are_those_of_the_stock_generator_at_full_size():
     values = {"stability_score_thresh": 0.8}
     theirs = SamAutomaticMaskGenerator(sam, None, point_grids=[grid], **values).generate(image)
 
-    found = find_masks(sam, image, grid * 1024, Thresholds(**values), Work())
+    found = find_masks(LeanSam(sam), image, grid * 1024, Thresholds(**values), Work())
 
     assert len(theirs) >= 5
     assert_same_masks(found.instances, found.stability, theirs, (1024, 1024))

@@ -87,7 +87,7 @@ def test_half_precision_and_pth_files_load(tmp_path):
     sam = small_sam(decoder_heads=8)
     torch.save({"model": {f"module.{k}": v.half() for k, v in sam.state_dict().items()}}, tmp_path / "half.pth")
     model = load(ModelRequest(name="sam", weights=tmp_path / "half.pth", device="cpu"))
-    assert all(p.dtype == torch.float32 for p in model.sam.parameters())
+    assert all(p.dtype == torch.float32 for p in model.network.sam.parameters())
     assert model.info.tile == 96
 
 
@@ -95,8 +95,8 @@ def test_the_pixel_mean_is_not_lost(tmp_path):
     path = make_sam_weights(tmp_path / "toy.safetensors")
     model = load(ModelRequest(name="sam", weights=path, device="cpu"))
     sam = make_sam()
-    assert torch.equal(model.sam.pixel_mean, sam.pixel_mean)
-    assert torch.equal(model.sam.pixel_std, sam.pixel_std)
+    assert torch.equal(model.network.sam.pixel_mean, sam.pixel_mean)
+    assert torch.equal(model.network.sam.pixel_std, sam.pixel_std)
 
 
 @pytest.mark.parametrize(

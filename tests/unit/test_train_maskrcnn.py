@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from dataclasses import replace
@@ -22,6 +23,8 @@ from seggeo.models.architecture import architecture_of
 from seggeo.models.band_limits import limits_of
 from seggeo.models.maskrcnn import calibrate, load, read_file
 from seggeo.models.maskrcnn_arch import LIGHT, Architecture, build_model, infer_architecture
+from seggeo.models.maskrcnn_lean import make_lean
+from seggeo.models.maskrcnn_pixels import prepare
 from seggeo.models.maskrcnn_settings import DetectorSettings
 from seggeo.protocols import ModelRequest, Pixels
 from seggeo.train.maskrcnn_loss import detector_loss, mask_targets
@@ -151,7 +154,8 @@ def test_saved_weights_predict_as_the_network_did(tmp_path):
     path = tmp_path / "model.safetensors"
     task.write(network, path, {**task.card(), "stretch": "auto", "licence": "CC0"})
     image = (255 * sample(discs()).image).astype(np.uint8).transpose(1, 2, 0)
-    before = task.segmenter(network).predict([as_tile(image)])[0].instances
+    lean = make_lean(copy.deepcopy(network).eval())  # as every network that is loaded
+    before = task.segmenter(lean).predict([as_tile(image)])[0].instances
     loaded = load(ModelRequest(name="maskrcnn", weights=path, device="cpu"))
     after = loaded.predict([as_tile(image)])[0].instances
 
@@ -291,7 +295,9 @@ def test_a_model_of_other_bands_sees_them_stretched_as_in_its_training(tmp_path)
     loaded = load(replace(request, settings=found))
 
     assert found == {"low": [1000.0, 1000.0], "high": [52000.0, 52000.0]}
-    ours, theirs = loaded._prepare([as_tile(sixteen)]), task.segmenter(task.network)._prepare([as_tile(eight)])
+    here = {"device": torch.device("cpu"), "native": True}
+    ours = prepare([as_tile(sixteen)], loaded._settings, **here)
+    theirs = prepare([as_tile(eight)], task.segmenter(task.network)._settings, **here)
     torch.testing.assert_close(ours, theirs)
     batch = task.collate([replace(sample(discs(), bands=2), image=eight.transpose(2, 0, 1).astype(np.float32) / 255)])
     torch.testing.assert_close(theirs, batch.image)

@@ -17,7 +17,7 @@ from seggeo.models.bundled import find_bundled
 from seggeo.models.preferences import preferred
 from seggeo.models.unet import calibrate, load
 from seggeo.models.unet_settings import UNetCard, UNetSettings, read_card
-from seggeo.models.unet_size import Sized, choose_scale, diameter_of, look_at, weigh
+from seggeo.models.unet_size import Sized, choose_scale, diameter_of, is_needless, look_at, weigh
 from seggeo.models.weights import load_state
 from seggeo.protocols import ModelRequest, TileImage
 
@@ -171,6 +171,20 @@ def test_the_surest_look_at_objects_of_a_fitting_size_counts():
     assert weigh(CARD, [seen(1, 9, 0.85), seen("1/2", 15, 0.8), seen(2, 8, 0.93)]).scale == 2
     assert weigh(CARD, [seen(1, 25, 0.92), seen("1/2", 26, 0.9), seen(2, 19, 0.91)]).scale == 1
     assert weigh(CARD, [seen(1, 25, 0.8, count=2), seen(2, 6, 0.6, count=900)]).scale == 1
+
+
+def test_no_look_is_taken_where_objects_would_be_too_large_or_too_small():
+    """CARD takes 10 to 40 px."""
+    sure = Sized(scale=Fraction(1), diameter=24.0, count=20, surety=0.9)
+
+    assert is_needless(CARD, [sure], Fraction(2))
+    assert is_needless(CARD, [sure], Fraction(1, 4))
+    assert not is_needless(CARD, [replace(sure, diameter=18.0)], Fraction(2))
+    assert not is_needless(CARD, [replace(sure, diameter=48.0)], Fraction(1, 2))
+    assert not is_needless(CARD, [replace(sure, surety=0.8)], Fraction(2))
+    assert not is_needless(CARD, [replace(sure, count=2)], Fraction(2))
+    assert not is_needless(CARD, [replace(sure, scale=Fraction(1, 2))], Fraction(2))
+    assert not is_needless(CARD, [], Fraction(2))
 
 
 def test_diameter_of_objects_is_that_of_the_area_not_of_the_crumbs():

@@ -1,0 +1,49 @@
+"""Memory that was freed stays with a process that asked for it, and goes back when it says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import os, sys
+import numpy as np
+from seggeo.run.heap import keep_freed_memory, release_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+keep_freed_memory()
+before = resident()
+np.ones(64 << 20, np.uint8)
+kept = resident() - before
+release_freed_memory()
+released = resident() - before
+np.ones(64 << 20, np.uint8)
+print(kept, released, resident() - before)
+"""
+
+
+def probe(**environment: str) -> list[int]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="no glibc")
+def test_freed_memory_is_kept_until_it_is_released():
+    kept, released, after = probe()
+    assert kept > 48
+    assert released < 16
+    assert after < 16
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_limits_set_by_the_user_stay():
+    kept, _, after = probe(MALLOC_MMAP_THRESHOLD_="1048576")
+    assert kept < 16
+    assert after < 16
