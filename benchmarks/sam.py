@@ -108,7 +108,7 @@ def one(asked: argparse.Namespace) -> None:
     start = time.process_time()
     masks = {"bare": bare, "ours": ours, "stock": stock}[asked.one](sam, image, build_point_grid(asked.points))
     seconds, peak = time.process_time() - start, memory("VmHWM") - resident
-    flat = np.array(masks, bool).reshape(len(masks), -1)
+    flat = np.array(masks, bool).reshape(len(masks), TILE * TILE)
     np.save(asked.weights.with_name(f"{asked.one}.npy"), np.packbits(flat, axis=1))
     print(json.dumps({"cpu_s": seconds, "peak_mb": peak, "masks": len(masks)}))
 

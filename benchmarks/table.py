@@ -125,7 +125,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.barh([one["way"] for one in mine], [one["ratio"] for one in mine], color=inks, height=0.7)
         for place, one in enumerate(mine):
             axis.text(
-                one["ratio"] + 0.01 * longest, place, f"{one['ratio']:.2f}  ({one['cpu_s']:.0f} s)", va="center", fontsize=8
+                one["ratio"] + 0.01 * longest,
+                place,
+                f"{one['ratio']:.2f}  ({one['cpu_s']:.0f} s)",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
         axis.axvline(1, color="0.3", linewidth=0.8, linestyle=":")
         axis.set_title(job, loc="left", fontsize=9)
