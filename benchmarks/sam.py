@@ -133,7 +133,7 @@ def matched(folder: Path) -> tuple[int, int]:
         iou = [np.count_nonzero(mask & two[i]) / max(1, np.count_nonzero(mask | two[i])) for i in left]
         best = int(np.argmax(iou)) if iou else -1
         if best >= 0 and iou[best] >= 0.99:
-            pairs, equal = pairs + 1, equal + (iou[best] == 1)
+            pairs, equal = pairs + 1, equal + bool(iou[best] == 1)
             left.pop(best)
     return pairs, equal
 
