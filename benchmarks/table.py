@@ -41,6 +41,7 @@ from safetensors.torch import load_file
 from torchvision.models import detection
 from sahi import AutoDetectionModel
 from sahi.predict import get_sliced_prediction
+from sahi.utils.cv import get_bbox_from_coco_segmentation, get_coco_segmentation_from_bool_mask
 task = json.load(open(sys.argv[1]))
 network = getattr(detection, task["network"])(weights=None, weights_backbone=None, **task["limits"]).eval()
 network.load_state_dict(load_file(task["weights"]))
@@ -49,9 +50,9 @@ plain = network.forward
 
 def without_specks(images):
     answers = plain(images)
-    for one in answers:  # SAHI ends with an error at a mask that has no polygon
-        keep = (one["masks"][:, 0] >= 0.5).sum((1, 2)) >= 16
-        keep &= (one["boxes"][:, 2:] - one["boxes"][:, :2]).min(1).values >= 4
+    for one in answers:  # SAHI ends with an error at a mask that its own polygons lose, as noise has some
+        polygons = [get_coco_segmentation_from_bool_mask(mask) for mask in (one["masks"][:, 0] >= 0.5).numpy()]
+        keep = torch.tensor([get_bbox_from_coco_segmentation(p) is not None for p in polygons], dtype=torch.bool)
         one.update({name: values[keep] for name, values in one.items()})
     return answers
 
