@@ -127,8 +127,8 @@ class Case:
     """What the stock network is made with."""
 
 
-COCO = ("--set", "score=0.05", "--set", "detections=100", "--set", "rpn_pre=1000", "--set", "rpn_post=1000")
-STOCK = {"num_classes": 91, "min_size": 1024, "max_size": 1024}
+COCO = ("--set", "score=0.1", "--set", "detections=100", "--set", "rpn_pre=1000", "--set", "rpn_post=1000")
+STOCK = {"num_classes": 91, "min_size": 1024, "max_size": 1024, "box_score_thresh": 0.1}
 POINTS = ("--set", "points_per_side=16", "--set", "stability_score_thresh=0.8")
 MASKRCNN = {"family": "maskrcnn", "sizes": ((1024, 1024), (1856, 1856)), "options": COCO, "limits": STOCK}
 SAM = {"family": "sam", "sizes": ((1024, 1024), (1024, 1792)), "options": POINTS}

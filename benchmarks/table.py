@@ -51,7 +51,7 @@ plain = network.forward
 def without_specks(images):
     answers = plain(images)
     for one in answers:  # SAHI ends with an error at a mask that its own polygons lose, as noise has some
-        polygons = [get_coco_segmentation_from_bool_mask(mask) for mask in (one["masks"][:, 0] >= 0.5).numpy()]
+        polygons = [get_coco_segmentation_from_bool_mask(mask) for mask in (one["masks"][:, 0] > 0.5).numpy()]
         keep = torch.tensor([get_bbox_from_coco_segmentation(p) is not None for p in polygons], dtype=torch.bool)
         one.update({name: values[keep] for name, values in one.items()})
     return answers
@@ -59,7 +59,7 @@ def without_specks(images):
 
 network.forward = without_specks
 model = AutoDetectionModel.from_pretrained(
-    model_type="torchvision", model=network, device="cpu", confidence_threshold=0.05, mask_threshold=0.5,
+    model_type="torchvision", model=network, device="cpu", confidence_threshold=0.1, mask_threshold=0.5,
     category_mapping={str(i): str(i) for i in range(91)}, load_at_init=True,
 )
 side, share = task["windows"][0][2], task["overlap"] / task["windows"][0][2]

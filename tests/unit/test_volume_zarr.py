@@ -272,13 +272,18 @@ def test_pickled_chunks_are_refused_and_never_run(tmp_path, place, opened):
     assert not (tmp_path / "ran").exists()
 
 
+def name_of(value):
+    """A test's name; a codec's own words hold a set, whose order changes from process to process."""
+    return value if isinstance(value, str) else type(value).__name__
+
+
 CODECS = {
     "0.4": [None, numcodecs.Blosc(), numcodecs.Zstd(), numcodecs.Zlib(), numcodecs.LZ4(), numcodecs.BZ2(), numcodecs.LZMA()],
     "0.5": [None, zarr.codecs.BloscCodec(), zarr.codecs.ZstdCodec(), zarr.codecs.GzipCodec()],
 }
 
 
-@pytest.mark.parametrize(("version", "codec"), [(v, codec) for v, codecs in CODECS.items() for codec in codecs], ids=repr)
+@pytest.mark.parametrize(("version", "codec"), [(v, codec) for v, codecs in CODECS.items() for codec in codecs], ids=name_of)
 def test_a_chunk_cut_off_anywhere_is_never_read_as_zeros_or_as_other_memory(tmp_path, version, codec):
     path = write(tmp_path / "a.zarr", [VOLUME], version=version, chunks=VOLUME.shape, compressors=codec)
     chunk = next(p for p in (path / "0").rglob("*") if p.is_file() and p.name in ("0.0.0", "0"))
@@ -289,7 +294,7 @@ def test_a_chunk_cut_off_anywhere_is_never_read_as_zeros_or_as_other_memory(tmp_
         assert read_or_refuse(path) is None, place
 
 
-@pytest.mark.parametrize("codec", [None, zarr.codecs.BloscCodec()], ids=repr)
+@pytest.mark.parametrize("codec", [None, zarr.codecs.BloscCodec()], ids=name_of)
 def test_a_shard_cut_off_anywhere_is_refused(tmp_path, codec):
     """Its index lies at its end, so that a cut one has none; one put in its place points beyond."""
     path = write(
