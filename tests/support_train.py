@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from skimage import draw
 from support_io import write
@@ -19,17 +17,6 @@ from seggeo.train.scenes import Scene
 
 TINY = ("--set", "widths=8,8,16", "--crop", "64", "--batch", "2", "--rate", "0.01", "--device", "cpu")
 """Options of `seggeo train unet` for a network of 11 thousand parameters."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in one order, and no threads that wait for each other where cores are scarce."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 FAST = {

@@ -14,7 +14,8 @@ from support_annotations import SHARED, at_pixels, polygon_file, utm_frame
 from support_docs import DOCS, code_blocks, tables
 from support_flow import COMMAND, call, clean_environment, features, has_escapes, succeed
 from support_io import write
-from support_train import TINY, coco_of, data_folder, discs, lit, one_thread, write_pair
+from support_threads import one_thread
+from support_train import TINY, coco_of, data_folder, discs, lit, write_pair
 
 from seggeo.train import folder
 

@@ -7,7 +7,8 @@ import re
 
 import pytest
 from support_flow import succeed
-from support_train import TINY, data_folder, one_thread
+from support_threads import one_thread
+from support_train import TINY, data_folder
 
 from seggeo.train import folder
 from seggeo.train.best import latest_best, step_of

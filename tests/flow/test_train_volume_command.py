@@ -10,7 +10,8 @@ from safetensors import safe_open
 from skimage import draw
 from support_flow import call, succeed
 from support_io import write
-from support_train import TINY, one_thread
+from support_threads import one_thread
+from support_train import TINY
 
 SEGMENT = ("--set", "scale=1", "--device", "cpu", "--workers", "1", "--no-preview", "--json")
 

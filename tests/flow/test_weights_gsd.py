@@ -9,7 +9,8 @@ import pytest
 from affine import Affine
 from support_flow import Ran, succeed
 from support_io import write
-from support_train import discs, lit, one_scene, one_thread
+from support_threads import one_thread
+from support_train import discs, lit, one_scene
 
 from seggeo.train.maskrcnn_task import maskrcnn_task
 from seggeo.train.recipe import Recipe

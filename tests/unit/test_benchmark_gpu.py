@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support_threads import one_thread
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -30,12 +31,8 @@ def test_without_a_gpu_it_says_so_and_ends_with_7(script, capsys):
 
 
 def test_its_code_runs_at_toy_size(script, capsys):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         assert script.main(["--device", "cpu", "--toy", "--ways", "plain"]) == 0
-    finally:
-        torch.set_num_threads(threads)
     told = capsys.readouterr().out
     lines = {line.split("  ")[0]: line.split() for line in told.splitlines()}
     assert "TOY RUN" in told

@@ -11,6 +11,7 @@ from contracts.segmenters import SegmenterContract
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import build_point_grid
 from support_sam import SETTINGS, SIDE, blob_image, make_sam, make_sam_weights, make_vit_b
+from support_threads import one_thread
 
 from seggeo.errors import ConfigError, ModelError, ResourceError
 from seggeo.geometry import Window
@@ -27,10 +28,8 @@ from seggeo.tiling import Tile, TileGrid
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from support_sam import SETTINGS, SIDE, blob_image, make_sam, make_sam_weights
+from support_threads import one_thread
 from torch import nn
 
 from seggeo.geometry import Window
@@ -22,10 +23,8 @@ from seggeo.tiling import Tile
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 def seeded(seed, *, dim=64, grid=16, heads=2, depth=2, masks=3):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from support_train import FAST, data_folder, one_thread
+from support_threads import one_thread
+from support_train import FAST, data_folder
 
 from seggeo.train import folder
 from seggeo.train.best import best_of, is_better, latest_best, row_of, step_of

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from support_train import discs, one_scene, one_thread
+from support_threads import one_thread
+from support_train import discs, one_scene
 
 from seggeo.errors import ModelError, ResourceError, StoreError
 from seggeo.models.unet_arch import UNetShape

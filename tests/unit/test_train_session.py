@@ -9,7 +9,8 @@ import stat
 import numpy as np
 import pytest
 from safetensors import safe_open
-from support_train import FAST, data_folder, discs, lit, one_thread, write_pair
+from support_threads import one_thread
+from support_train import FAST, data_folder, discs, lit, write_pair
 
 from seggeo.config import Reading
 from seggeo.errors import BusyError, ConfigError, ModelError, OutputError, ResourceError, SourceError

@@ -10,7 +10,8 @@ import pytest
 import torch
 from skimage import draw
 from support_scenes import panoptic_quality, random_scene
-from support_train import discs, one_thread
+from support_threads import one_thread
+from support_train import discs
 from support_unet import save_network, toy_network
 
 from seggeo.geometry import Window

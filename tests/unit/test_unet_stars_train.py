@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from support_scenes import panoptic_quality
-from support_train import FAST, data_folder, discs, lit, one_scene, one_thread
+from support_threads import one_thread
+from support_train import FAST, data_folder, discs, lit, one_scene
 from support_unet import save_network, toy_network, whole_tile
 
 from seggeo.errors import ConfigError, ModelError
