@@ -8,7 +8,8 @@ image token, a mixture of the point's few tokens, and normalises. The image toke
 where `base` is the same for all points, `rows` are attention weights (heads x tokens of them per layer, and a constant) and
 `vectors` what is added. Every product with the image tokens splits the same way: projections of `base` are computed once per
 image, and the rest has the size of `rows`, a fifth, then under half of the image tokens'. Even the variances that layer
-normalisation needs are quadratic forms of the rows. Nothing is approximated; sums are taken in another order than in the stock modules.
+normalisation needs are quadratic forms of the rows. Nothing is approximated; sums are taken in another order than in the
+stock modules.
 
 Shapes: `b` points, `n` tokens per point, `H` heads, `d` channels per head, `C` channels, `T` image tokens, `r` rows.
 Image tokens lie last everywhere, so that all elementwise work runs along memory.
