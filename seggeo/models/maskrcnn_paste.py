@@ -1,19 +1,23 @@
-"""Masks of regions of interest, pasted into their own boxes and run-length encoded; no full-tile mask ever exists.
+"""Masks of regions of interest as row intervals of the tile, without a pixel ever drawn.
 
 Resampling is torchvision's (`expand_boxes`, one ring of zeros, bilinear to whole pixels), so every mask is the one
-that `paste_masks_in_image` and a threshold give.
+that `paste_masks_in_image` and a threshold give; only a pixel whose probability is the threshold itself but for
+rounding may fall either way. Along a row of pixels, bilinear values are straight between two columns of the small
+grid; where they cross the threshold is a division, and nothing else has to be known of the row:
 
 1. `_placed` turns boxes into whole-pixel rectangles, as torchvision does.
-2. `paste_spans` resamples one mask after the other and cuts it at the tile's edges.
-3. `_Rows` collects the pasted masks of some megapixels one after the other, a column of background after each row,
-   and reads the row intervals of all of them at once.
+2. `_intervals` interpolates the grids' columns for each row of pixels of some masks at once and finds the pairs of
+   columns between which the threshold lies.
+3. `_Crossing` names the first pixel after the crossing: the quotient, held to what torch computes for that pixel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes
@@ -22,9 +26,11 @@ from seggeo.geometry import Window
 from seggeo.instances import Instances, replace_owner
 from seggeo.models.maskrcnn_regions import Detections
 from seggeo.models.maskrcnn_settings import DetectorSettings
-from seggeo.rle import Spans, concat_spans
+from seggeo.rle import IntArray, Spans, concat_spans
 
-BUFFER_PIXELS = 1 << 20
+BUFFER_ROWS = 1 << 12
+
+FloatArray = NDArray[np.float32]
 
 
 def to_instances(masks: Tensor, found: Detections, shape: tuple[int, int], settings: DetectorSettings) -> Instances:
@@ -56,20 +62,23 @@ def paste_spans(masks: Tensor, boxes: Tensor, shape: tuple[int, int], threshold:
     Returns:
         Sorted by (owner, row, start), owner = position in `masks`; a mask without a pixel has no span.
     """
-    side = masks.shape[-1] if len(masks) else 1
-    padded = F.pad(masks, (1, 1, 1, 1))[:, None, None]
-    parts: list[Spans] = []
-    rows = _Rows()
-    for owner, (mask, (x0, y0, x1, y1)) in enumerate(zip(padded, _placed(boxes, (side + 2) / side).tolist(), strict=True)):
-        top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1 + 1, shape[0]), min(x1 + 1, shape[1])
-        if top >= bottom or left >= right:
-            continue
-        pixels = F.interpolate(mask, size=(y1 - y0 + 1, x1 - x0 + 1), mode="bilinear", align_corners=False).numpy()[0, 0]
-        if rows.pixels + (bottom - top) * (right - left) > BUFFER_PIXELS:
-            parts.append(rows.spans())
-            rows = _Rows()
-        rows.add(pixels[top - y0 : bottom - y0, left - x0 : right - x0], threshold, (owner, top, left))
-    return concat_spans([*parts, rows.spans()])
+    side = masks.shape[-1]
+    grids = np.pad(masks.numpy(), ((0, 0), (1, 1), (1, 1)))
+    left, top, right, bottom = _placed(boxes, (side + 2) / side).numpy().T if len(boxes) else np.zeros((4, 0), np.int64)
+    first_row, stop_row = np.maximum(top, 0), np.minimum(bottom + 1, shape[0])
+    meets = (first_row < stop_row) & (np.maximum(left, 0) < np.minimum(right + 1, shape[1]))
+    rows_of = np.where(meets, stop_row - first_row, 0)
+    parts = []
+    for some in _in_batches(rows_of):
+        count = rows_of[some]
+        owner = np.repeat(np.arange(some.start, some.stop), count)
+        row = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + first_row[owner]
+        at = _Steps.of(row - top[owner], (bottom - top + 1)[owner], side + 2)
+        line, start, stop = _intervals(grids, owner, at, (right - left + 1)[owner], np.float32(threshold))
+        shift = left[owner[line]]
+        spans = Spans(owner=owner[line], row=row[line], start=start + shift, stop=stop + shift)
+        parts.append(spans.clip(0, 0, *shape))
+    return concat_spans(parts)
 
 
 def can_meet(boxes: Tensor, side: int, within: Window) -> Tensor:
@@ -92,33 +101,114 @@ def _placed(boxes: Tensor, scale: float) -> Tensor:
     return whole
 
 
-class _Rows:
-    """Pasted masks in one flat array, each row followed by a pixel of background so that no run crosses rows."""
+def _in_batches(rows_of: IntArray) -> Iterator[slice]:
+    """Masks one after the other, `BUFFER_ROWS` rows of pixels or one mask at a time."""
+    start, total = 0, 0
+    for i, rows in enumerate(rows_of.tolist()):
+        if total and total + rows > BUFFER_ROWS:
+            yield slice(start, i)
+            start, total = i, 0
+        total += rows
+    if total:
+        yield slice(start, len(rows_of))
 
-    def __init__(self) -> None:
-        self.pixels = 0
-        self._rows: list[NDArray[np.bool_]] = [np.zeros(1, bool)]
-        self._heads: list[tuple[int, int, int, int, int]] = []
-        self._end = 1
 
-    def add(self, pixels: NDArray[np.float32], threshold: float, head: tuple[int, int, int]) -> None:
-        """Append the mask of pixels `(h, w)` at `threshold` or above; `head`: its owner, row and column of its first pixel."""
-        height, width = pixels.shape
-        framed = np.empty((height, width + 1), bool)
-        np.greater_equal(pixels, np.float32(threshold), out=framed[:, :width])
-        framed[:, width] = False
-        self._rows.append(framed.ravel())
-        self._heads.append((self._end, width + 1, *head))
-        self._end += framed.size
-        self.pixels += pixels.size
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Steps:
+    """Where pixels lie among the knots of a grid along one axis, as torch's bilinear resampling places them."""
 
-    def spans(self) -> Spans:
-        """Row intervals of all masks added."""
-        flat = np.concatenate(self._rows)
-        edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        begin, stride, owner, top, left = np.array(self._heads, np.int64).reshape(-1, 5).T
-        start, stop = edges[0::2], edges[1::2]
-        which = np.repeat(np.arange(len(begin)), np.diff(np.searchsorted(start, begin), append=len(start)))
-        row, col = np.divmod(start - begin[which], stride[which])
-        col = col + left[which]
-        return Spans(owner=owner[which], row=row + top[which], start=col, stop=col + (stop - start))
+    low: IntArray
+    """The knot at or before each pixel."""
+    part: FloatArray
+    """The share of the knot after it."""
+
+    @classmethod
+    def of(cls, pixel: IntArray, length: IntArray, knots: int) -> _Steps:
+        """Pixels 0 to `length` - 1 of a rectangle over which `knots` knots are spread."""
+        place = _place(pixel, np.float32(knots) / length.astype(np.float32))
+        low = np.minimum(place.astype(np.int64), knots - 2)
+        return cls(low=low, part=np.minimum(place - low.astype(np.float32), np.float32(1)))
+
+
+def _place(pixel: IntArray, scale: FloatArray) -> FloatArray:
+    """Of a pixel's centre, in knots from the first."""
+    place: FloatArray = np.maximum(scale * (pixel.astype(np.float32) + np.float32(0.5)) - np.float32(0.5), np.float32(0))
+    return place
+
+
+def _intervals(
+    grids: FloatArray, owner: IntArray, at: _Steps, width: IntArray, threshold: np.float32
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Columns at the threshold or above, for rows of pixels of several masks.
+
+    Args:
+        grids: `(masks, knots, knots)`.
+        owner: `(rows,)`, the mask of each row of pixels.
+        at: Where the rows lie among the grid's.
+        width: `(rows,)`, columns of the rectangle.
+        threshold: Of probability.
+
+    Returns:
+        Row (position in `owner`), start and stop of each interval, sorted, none touching the next.
+    """
+    knots = grids.shape[1]
+    table = grids.reshape(-1, knots)
+    above = owner * knots + at.low
+    part = at.part[:, None]
+    values = table[above] * (1 - part) + table[above + 1] * part
+    inside = np.zeros((len(owner), knots + 2), bool)  # a column of background on both sides
+    np.greater_equal(values, threshold, out=inside[:, 1:-1])
+    row, knot = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), knots + 1)  # the knot after the crossing
+    pixel = np.where(knot == 0, 0, width[row])
+    between = np.flatnonzero((knot > 0) & (knot < knots))
+    row_between, before = row[between], knot[between] - 1
+    crossing = _Crossing(
+        upper=table[above[row_between][:, None], before[:, None] + [0, 1]],
+        lower=table[above[row_between][:, None] + 1, before[:, None] + [0, 1]],
+        share_lower=at.part[row_between],
+        knot=before.astype(np.float32),
+        scale=np.float32(knots) / width[row_between].astype(np.float32),
+        rises=inside[row_between, before + 2],
+    )
+    level = values[row_between, before], values[row_between, before + 1]
+    pixel[between] = crossing.first_beyond((threshold - level[0]) / (level[1] - level[0]), threshold)
+    return _joined(row[0::2], pixel[0::2], pixel[1::2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Crossing:
+    """Places where a row of pixels crosses the threshold between two columns of its grid; arrays over places."""
+
+    upper: FloatArray
+    """`(n, 2)`, the grid's two values at or above the row of pixels."""
+    lower: FloatArray
+    share_lower: FloatArray
+    knot: FloatArray
+    """The first of the two columns."""
+    scale: FloatArray
+    """Columns of the grid to a pixel."""
+    rises: NDArray[np.bool_]
+
+    def first_beyond(self, share: FloatArray, threshold: np.float32) -> IntArray:
+        """The first pixel past each crossing, whose estimated share of the way between the columns is given."""
+        near = np.ceil((self.knot + share + np.float32(0.5)) / self.scale - np.float32(0.5)).astype(np.int64)
+        before, at = self._is_beyond(near - 1, threshold), self._is_beyond(near, threshold)
+        first: IntArray = np.where(before, near - 1, np.where(at, near, near + 1))
+        return first
+
+    def _is_beyond(self, pixel: IntArray, threshold: np.float32) -> NDArray[np.bool_]:
+        """Whether a pixel lies past the crossing; in torch's order, along the row first."""
+        right = _place(pixel, self.scale) - self.knot
+        upper, lower = (pair[:, 0] * (1 - right) + pair[:, 1] * right for pair in (self.upper, self.lower))
+        value = upper * (1 - self.share_lower) + lower * self.share_lower
+        beyond: NDArray[np.bool_] = (value >= threshold) == self.rises
+        return beyond
+
+
+def _joined(row: IntArray, start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Intervals without the empty ones, and those that touch as one."""
+    full = start < stop
+    row, start, stop = row[full], start[full], stop[full]
+    apart = (row[1:] != row[:-1]) | (start[1:] > stop[:-1])
+    first, last = np.concatenate([[True], apart])[: len(row)], np.concatenate([apart, [True]])[: len(row)]
+    return row[first], start[first], stop[last]

@@ -54,11 +54,25 @@ def test_the_threshold_is_the_probability_a_pixel_needs(threshold):
     assert np.array_equal(ours, (paste_masks_in_image(masks[:, None], boxes, SHAPE)[:, 0] >= threshold).numpy())
 
 
+@pytest.mark.parametrize("levels", [1, 2, 4, 8])
+def test_only_pixels_at_the_threshold_itself_may_differ(levels):
+    """Few levels of probability, so that many pixels lie on the threshold but for rounding."""
+    masks = (torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(levels)) * levels).round() / levels
+    boxes = random_boxes(80, levels).round()
+
+    ours = drawn(paste_spans(masks, boxes, SHAPE, 0.5), 80)
+    theirs = paste_masks_in_image(masks[:, None], boxes, SHAPE)[:, 0].numpy()
+
+    differs = ours != (theirs >= 0.5)
+    assert np.abs(theirs[differs] - 0.5).max(initial=0) < 1e-6
+    assert differs.mean() < 1e-4
+
+
 def test_a_small_buffer_gives_the_same_spans(monkeypatch):
     masks, boxes = torch.rand(60, 28, 28, generator=torch.Generator().manual_seed(1)), random_boxes(60, 1)
     whole = paste_spans(masks, boxes, SHAPE, 0.5)
 
-    monkeypatch.setattr(maskrcnn_paste, "BUFFER_PIXELS", 500)
+    monkeypatch.setattr(maskrcnn_paste, "BUFFER_ROWS", 50)
     pieces = paste_spans(masks, boxes, SHAPE, 0.5)
 
     for name in ("owner", "row", "start", "stop"):
