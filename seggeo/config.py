@@ -294,6 +294,8 @@ class Execution:
     """Dask workers that predict instead of processes of this one: `tcp://host:port`, `local:4`, `slurm` or `slurm:8`."""
 
     def __post_init__(self) -> None:
+        if self.work is not None:  # callers from Python may name it by a string
+            object.__setattr__(self, "work", Path(self.work))
         if self.workers < 0 or self.batch < 0:
             raise ConfigError(
                 what=f"workers {self.workers}, batch {self.batch}", why="counts are not negative", mend="use 0 for automatic"

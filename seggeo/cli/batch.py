@@ -102,7 +102,7 @@ def _run_shard(planned: Any, shard: tuple[int, int], execution: Any, told: tuple
     progress.close()
     parts = len(reports)
     talk.say(f"shard {shard[0]}/{shard[1]} is done: {parts} parts predicted now, {readings} readings, {failures} failed tiles")
-    profile = profiler.profile(reports)
+    profile = profiler.profile(reports) if reports else None
     counted = {} if profile is None else {"profile": profile.to_json()}
     talk.profile(counted.get("profile"))
     talk.result({"shard": list(shard), "parts": parts, "readings": readings, "failed_tiles": failures, **counted})

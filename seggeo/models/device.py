@@ -77,7 +77,7 @@ def upload(values: NDArray[Any], device: torch.device) -> Tensor:
 
     On the CPU it may share the array's memory: it is for reading.
     """
-    own = np.ascontiguousarray(values)
+    own = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
     tensor = torch.from_numpy(own if own.flags.writeable else own.copy())
     if device.type != "cuda":
         return tensor.to(device)

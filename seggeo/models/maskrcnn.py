@@ -27,7 +27,8 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from seggeo.errors import ConfigError, ModelError
 from seggeo.models.band_limits import limits_of
 from seggeo.models.compiling import compile_network, fill_batch
-from seggeo.models.device import batch_for, choose_device, in_batches
+from seggeo.models.device import batch_for, choose_device, in_batches, is_out_of_memory
+from seggeo.models.finite import require_finite
 from seggeo.models.maskrcnn_arch import Architecture, build_model, infer_architecture
 from seggeo.models.maskrcnn_lean import make_lean
 from seggeo.models.maskrcnn_paste import can_meet, to_instances
@@ -195,7 +196,7 @@ class MaskRCNNSegmenter:
             groups.setdefault(padded(tile.image.shape[:2]), []).append(position)
         found: dict[int, Prediction] = {}
         for positions in groups.values():
-            answers = in_batches(self._predict, [tiles[i] for i in positions], self._batch)
+            answers = in_batches(self._attempt, [tiles[i] for i in positions], self._batch)
             found.update(zip(positions, answers, strict=True))
         return [found[i] for i in range(len(tiles))]
 
@@ -207,6 +208,15 @@ class MaskRCNNSegmenter:
                 why="the first layer's weights are of one band each",
                 mend=f"choose {self.info.channels} of the file's bands with --bands, repeats allowed",
             )
+
+    def _attempt(self, tiles: Sequence[TileImage]) -> list[Prediction]:
+        """As `_predict`; where that runs out of memory, batches stay smaller from then on, filled ones too."""
+        try:
+            return self._predict(tiles)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self._batch = max(1, len(tiles) // 2)
+            raise
 
     @torch.inference_mode()
     def _predict(self, tiles: Sequence[TileImage]) -> list[Prediction]:
@@ -243,7 +253,7 @@ class MaskRCNNSegmenter:
         with self._precision():
             raw, raw_deltas = rpn.head(levels)
         objectness, deltas = [o.float() for o in raw], [d.float() for d in raw_deltas]
-        _require_finite("region proposals", *objectness, *deltas)
+        require_finite("region proposals", *objectness, *deltas)
         anchors = rpn.anchor_generator(images, levels)
         per_level = [o[0].numel() for o in objectness]
         likely = torch.stack([(o >= 0).flatten(1).sum(1) for o in objectness]).amax(0)
@@ -265,7 +275,7 @@ class MaskRCNNSegmenter:
                 raw_logits, raw_deltas = heads.box_predictor(heads.box_head(pyramid.pool(pooler, some, of)))
             logits.append(raw_logits.float())
             deltas.append(raw_deltas.float())
-        _require_finite("box head", *logits, *deltas)
+        require_finite("box head", *logits, *deltas)
         boxes, scores, labels = heads.postprocess_detections(
             torch.cat(logits), torch.cat(deltas), proposals, images.image_sizes
         )  # fmt: skip
@@ -296,7 +306,7 @@ class MaskRCNNSegmenter:
             parts.append(logits.sigmoid().view(-1, *hidden.shape[2:]))
         if not parts:
             return torch.zeros(0, 1, 1)
-        _require_finite("mask head", *parts)
+        require_finite("mask head", *parts)
         return torch.cat(parts).cpu()
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -308,12 +318,3 @@ def _numbers(of_tiles: Sequence[Tensor]) -> Tensor:
     device = of_tiles[0].device
     counts = torch.tensor([len(values) for values in of_tiles], device=device)
     return torch.repeat_interleave(torch.arange(len(of_tiles), device=device), counts, output_size=sum(map(len, of_tiles)))
-
-
-def _require_finite(where: str, *values: Tensor) -> None:
-    if not bool(torch.stack([torch.isfinite(v).all() for v in values]).all()):
-        raise ModelError(
-            what=f"the network gave NaN or infinite values ({where})",
-            why="the weights are damaged, or the tile holds values far from those of the training",
-            mend="compare the sha256 of the weights and check scale, mean and std; without --autocast if it was on",
-        )

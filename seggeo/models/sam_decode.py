@@ -19,6 +19,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from seggeo.models.device import upload
+from seggeo.models.finite import require_finite
 from seggeo.models.sam_encoder import LeanEncoder
 from seggeo.models.sam_low_rank import ImageTokens, LowRankTransformer, SharedTokens
 from seggeo.models.sam_upscale import MaskHead, SharedCells
@@ -58,6 +59,9 @@ class SamNetwork(Protocol):
             shared: From `share`.
             points: `(n, 2)`, x and y in px of the network's input.
             pred_iou_thresh: Masks above it are kept; 0 keeps all.
+
+        Raises:
+            ModelError: A logit or a predicted IoU is NaN or infinite.
         """
 
 
@@ -74,6 +78,9 @@ def encode(network: SamNetwork, image: NDArray[np.uint8], scaled: tuple[int, int
         image: RGB `(h, w, 3)`.
         scaled: Height and width of the image in the network's input, the longer one filling it.
         autocast: Run in bfloat16.
+
+    Raises:
+        ModelError: The embedding holds NaN or infinite values.
     """
     sam = network.sam
     if image.shape[:2] != scaled:
@@ -81,6 +88,7 @@ def encode(network: SamNetwork, image: NDArray[np.uint8], scaled: tuple[int, int
     pixels = upload(image.transpose(2, 0, 1), sam.device)
     with torch.autocast(sam.device.type, torch.bfloat16, enabled=autocast):
         embedding: Tensor = network.encoder(sam.preprocess(pixels[None]))
+    require_finite("image encoder", embedding)
     return embedding.float()
 
 
@@ -172,6 +180,7 @@ def _passing(iou: Tensor, threshold: float) -> Tensor:
 
 
 def _decoded(logits: list[Tensor], iou: Tensor, passing: Tensor) -> Decoded:
+    require_finite("mask decoder", iou, *logits)
     return Decoded(
         logits=torch.cat(logits),
         iou=iou[passing].cpu().numpy(),

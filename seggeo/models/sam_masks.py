@@ -92,6 +92,7 @@ def find_masks(
 
     Raises:
         ConfigError: The image is not RGB uint8.
+        ModelError: The network gave NaN or infinite values.
         ResourceError: Not even one point fits the accelerator's memory.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -25,7 +25,8 @@ def clean_regions(masks: Instances, min_area: int, box_nms_thresh: float, shape:
         return masks
     cleaned, origins, changed = [], [], []
     for box, mask in masks:
-        padded, margin = _pad(mask, box, shape)
+        margin = _margins(box, shape, min_area)
+        padded = np.pad(mask, ((margin[0], margin[2]), (margin[1], margin[3])))
         filled, holes = _fill_holes(padded, _outside(box, margin, shape), min_area)
         kept, islands = _drop_islands(filled, min_area)
         cleaned.append(kept)
@@ -38,11 +39,20 @@ def clean_regions(masks: Instances, min_area: int, box_nms_thresh: float, shape:
 Margin = tuple[int, int, int, int]
 
 
-def _pad(mask: NDArray[np.bool_], box: NDArray[np.int32], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], Margin]:
-    """The mask with a background pixel on each side that is not the image's own edge, and which sides those are."""
+def _margins(box: NDArray[np.int32], shape: tuple[int, int], min_area: int) -> Margin:
+    """Background around a mask's box, px above, left of, below and right of it.
+
+    One on each side that is not the image's own edge, so that what lies beyond hangs together; up to the edge where less than
+    `min_area` lies beyond, which may be a hole of its own.
+    """
     row, col, row_stop, col_stop = (int(v) for v in box)
-    margin = int(row > 0), int(col > 0), int(row_stop < shape[0]), int(col_stop < shape[1])
-    return np.pad(mask, ((margin[0], margin[2]), (margin[1], margin[3]))), margin
+
+    def margin(beyond: int, length: int) -> int:
+        return beyond if (beyond - 1) * length < min_area else 1
+
+    top, bottom = margin(row, shape[1]), margin(shape[0] - row_stop, shape[1])
+    height = row_stop - row + top + bottom
+    return top, margin(col, height), bottom, margin(shape[1] - col_stop, height)
 
 
 def _outside(box: NDArray[np.int32], margin: Margin, shape: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -25,6 +25,7 @@ from seggeo.instances import Instances
 from seggeo.models.band_limits import limits_of
 from seggeo.models.compiling import compile_network, in_bfloat16
 from seggeo.models.device import choose_device, finishers, upload
+from seggeo.models.finite import require_finite
 from seggeo.models.overlap import overlapped
 from seggeo.models.unet_arch import UNet, folded, without_rays
 from seggeo.models.unet_decode import Decoded, decode
@@ -91,6 +92,8 @@ load.sizes = True  # type: ignore[attr-defined]
 def _seen(model: UNet, card: UNetCard, settings: UNetSettings, look: Look) -> tuple[Fraction, str]:
     """The scale at which the network is surest of what it finds in a few windows, then adjusted to the objects' size."""
     windows = look.windows(WINDOW, WINDOWS)
+    if not windows:
+        return Fraction(1), "no window with data was there to tell the objects' size by"
     looks: list[Sized] = []
     for scale in TRIED:
         if not is_needless(card, looks, scale):
@@ -163,12 +166,7 @@ class UNetSegmenter:
         """Fields of a window that begins at a multiple of the stride: `(h, w, c)` as the pipeline gives it."""
         with torch.inference_mode():
             found = compute_fields(self._model, self._prepared(image, valid), self._scale, self._settings.flips)
-        if not (np.isfinite(found.chance).all() and np.isfinite(found.rays).all()):
-            raise ModelError(
-                what="the network gave NaN or infinite values",
-                why="the weights are damaged, or the tile holds values far from those of the training",
-                mend="compare the sha256 of the weights",
-            )
+        require_finite("fields", *map(torch.from_numpy, (found.chance, found.offset, found.seed, found.rays)))
         return found
 
     def _prepared(self, image: NDArray[Any], valid: NDArray[np.bool_]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from seggeo.models.unet_decode import Decoding
 from seggeo.models.unet_resample import SCALES
 
 NAME = "unet"
+MOST_SMOOTH = 8.0
+"""Sigma, px, three of which stay within what a tile sees around it (`unet.DECODE_REACH`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +65,12 @@ class UNetSettings:
         for name in ("foreground", "min_score", "peak", "nms"):
             if not 0 <= getattr(self, name) < 1:
                 raise bad_setting(type(self), name, getattr(self, name), model=NAME, why="lies between 0 and 1")
-        for name in ("diameter", "mpp", "smooth", "join", "min_area"):
-            if getattr(self, name) < 0:
+        for name in ("diameter", "mpp", "join", "min_area"):
+            if not 0 <= getattr(self, name) < inf:
                 raise bad_setting(type(self), name, getattr(self, name), model=NAME, why="is not negative")
+        if not 0 <= self.smooth <= MOST_SMOOTH:
+            why = f"lies between 0 and {MOST_SMOOTH}: a tile's context shows no votes from farther away"
+            raise bad_setting(type(self), "smooth", self.smooth, model=NAME, why=why)
         if self.scale != "auto":
             try:
                 known = Fraction(str(self.scale)) in SCALES

@@ -95,6 +95,8 @@ def heap_up(votes: Votes, shape: tuple[int, ...], sigma: float) -> NDArray[np.in
     count[top] = 0
     count[near] = _weighed(smooth, near, 1, weights)
     at = near[count[near] > _LEAST]
+    if count[top].min(initial=1) <= _LEAST:
+        at = np.union1d(at, top)
     pile = np.empty(count.size, np.int32)
     pile[at] = climb(at, count, width) + 1
     return np.asarray(pile[goal], np.int32)
@@ -103,6 +105,8 @@ def heap_up(votes: Votes, shape: tuple[int, ...], sigma: float) -> NDArray[np.in
 def _gaussian(sigma: float) -> NDArray[np.float64]:
     """Half of a Gaussian's weights, the middle one first, as `scipy.ndimage.gaussian_filter` makes them."""
     reach = int(_TRUNCATE * sigma + 0.5)
+    if not reach:
+        return np.ones(1)
     step = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 / (sigma * sigma) * step**2)
     return np.asarray((weights / weights.sum())[reach:], np.float64)

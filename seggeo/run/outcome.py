@@ -155,6 +155,8 @@ def _write_records(
     values = replace(summary, profile=None).to_json()
     if summary.profile is not None:
         write_json(where.work / PROFILE, summary.profile.to_json())
+    else:
+        (where.work / PROFILE).unlink(missing_ok=True)  # of another run
     counted = ("objects", "tiles", "empty_tiles", "capped_tiles", "failed_tiles")
     made = {
         **provenance_of(plan.job), "merge_key": plan.job.merge_key, "counts": {name: values[name] for name in counted},

@@ -74,12 +74,16 @@ class Bench:
     """Counts where the time goes, if that is wanted."""
     keeps_memory: bool = False
     """Memory of the process that is freed stays with it, for the next layer of a network on the CPU."""
+    threads_before: int = 0
+    """Of torch, to be set again at the end; 0 where they were left alone."""
 
     def close(self) -> None:
-        """Release the input, and memory that was kept for the model."""
+        """Release the input and memory that was kept for the model, and give torch its threads back."""
         self.source.close()
         if self.keeps_memory:
             release_freed_memory()
+        if self.threads_before:
+            _set_threads(self.threads_before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +110,13 @@ def set_up(recipe: Recipe, segmenter: Segmenter | None = None) -> Bench:
     if bench.segmenter.info.device.startswith("cuda"):
         from torch.cuda import synchronize
 
-        clock.settle = synchronize  # kernels run on by themselves: else their time would be that of whoever waits for them
+        # Kernels run on by themselves: else their time would be that of whoever waits for them.
+        clock.settle = partial(synchronize, bench.segmenter.info.device)
     return replace(bench, clock=clock)
 
 
 def _opened(recipe: Recipe, segmenter: Segmenter | None) -> Bench:
     model = segmenter or open_segmenter(recipe.request)
-    if recipe.threads and "torch" in sys.modules:  # models without torch should not pay for its import
-        from seggeo.models.device import set_threads
-
-        set_threads(recipe.threads)
     stretch = image_io.Stretch.from_json(recipe.job.stretch) if recipe.job.stretch is not None else None
     source = image_io.open_source(recipe.path, recipe.reading, native=model.info.native)
     try:
@@ -126,10 +127,25 @@ def _opened(recipe: Recipe, segmenter: Segmenter | None) -> Bench:
     spare = None
     if recipe.request.cpu_fallback and model.info.device != "cpu":
         spare = cache(partial(open_segmenter, replace(recipe.request, device="cpu", compile=False)))
-    keeps = model.info.device == "cpu" and "torch" in sys.modules
+    with_torch = "torch" in sys.modules  # models without it should not pay for its import
+    keeps = model.info.device == "cpu" and with_torch
     if keeps:
         keep_freed_memory()
-    return Bench(recipe=recipe, source=source, segmenter=model, stretch=stretch, spare=spare, keeps_memory=keeps)
+    return Bench(
+        recipe=recipe, source=source, segmenter=model, stretch=stretch, spare=spare, keeps_memory=keeps,
+        threads_before=_set_threads(recipe.threads) if recipe.threads and with_torch else 0,
+    )  # fmt: skip
+
+
+def _set_threads(count: int) -> int:
+    """Let torch use so many threads in one operation; how many they were."""
+    import torch
+
+    from seggeo.models.device import set_threads
+
+    before = torch.get_num_threads()
+    set_threads(count)
+    return before
 
 
 def check_unchanged(source: image_io.AnySource, job: Job) -> None:

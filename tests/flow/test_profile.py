@@ -80,6 +80,17 @@ def test_shards_and_merge_tell_each_their_own_time(folder: Path):
     assert merged["phases"]["model"]["seconds"] == 0
     for profile in (first, rest, merged):
         check_whole(profile)
+    done = succeed("run", "job", "--part", "1/2", "--profile", "--workers", "1", "--json", cwd=folder)
+    assert "profile" not in done.results[0]
+    assert "profile: " not in done.err
+
+
+def test_no_profile_of_another_run_lies_beside_results(folder: Path):
+    job = (*JOB, "-o", "stale", "--workers", "1")
+    succeed("segment", *job, "--profile", cwd=folder)
+    succeed("segment", *job, "--overwrite", "--tile", "128", cwd=folder)
+
+    assert not (folder / "stale" / "scene.seggeo" / PROFILE).exists()
 
 
 def test_a_count_shows_it_in_its_page_and_only_of_the_run_that_asked(tmp_path: Path):

@@ -119,7 +119,7 @@ def test_a_warning_saves_what_there_is_and_queues_it_again(slurm: Slurm, folder:
 
 def test_the_end_of_its_time_queues_it_again(slurm: Slurm, folder: Path):
     """Told by nobody: each task knows of its one minute, half of which it may use, and needs more."""
-    array = submit(slurm, folder, "late", "--time=1", "--signal=B:USR1@1", tile_s=1.5, shards=2)
+    array = submit(slurm, folder, "late", "--time=1", "--signal=B:USR1@1", tile_s=2, shards=2)
 
     array.check()
     assert "stopped by the time limit" in array.printed()

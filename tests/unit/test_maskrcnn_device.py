@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from support_models import as_tile, make_maskrcnn_weights, scene
 
 from seggeo.errors import ConfigError, ResourceError
 from seggeo.models.device import (
@@ -18,6 +21,8 @@ from seggeo.models.device import (
     set_threads,
     upload,
 )
+from seggeo.models.maskrcnn import load
+from seggeo.protocols import ModelRequest
 
 
 def test_auto_and_cpu_always_give_a_device():
@@ -74,6 +79,27 @@ def test_batches_keep_order_and_shrink_to_what_fits(caplog):
     assert in_batches(run, list(range(10)), 8) == [value * 10 for value in range(10)]
     assert sizes == [8, 4, 2, 2, 2, 2, 2]
     assert "out of memory with a batch of 8; going on with 4" in caplog.text
+
+
+@pytest.mark.parametrize("faster", [(), ("compile",)])
+def test_filled_batches_shrink_as_well(tmp_path, monkeypatch, faster):
+    """A backbone that fits two tiles: what is filled up for a compiled network may not be larger than what fits."""
+    weights = make_maskrcnn_weights(tmp_path / "toy.safetensors")
+    segmenter = load(ModelRequest(name="maskrcnn", weights=weights, device="cpu", batch=4))
+    wanted = [len(p.instances) for p in segmenter.predict([as_tile(scene(128))] * 5)]
+    segmenter.info = replace(segmenter.info, faster=faster)  # nothing is compiled here
+    plain, seen = segmenter._model.backbone.forward, []
+
+    def small(batch):
+        seen.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(batch)
+
+    monkeypatch.setattr(segmenter._model.backbone, "forward", small)
+
+    assert [len(p.instances) for p in segmenter.predict([as_tile(scene(128))] * 5)] == wanted
+    assert seen == [4, 2, 2, 2 if faster else 1]
 
 
 def test_a_batch_below_one_is_refused():

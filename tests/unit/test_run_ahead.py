@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support_flow import scene, write_labels
 
 from seggeo.config import settings_from
@@ -112,6 +113,19 @@ def test_batches_of_any_size_find_the_same(tmp_path: Path):
         assert np.array_equal(one.tile, found[0].tile)
         assert one.notes == found[0].notes
     assert len(found[0].instances) > 3
+
+
+def test_torch_has_its_threads_again_after_a_run(tmp_path: Path):
+    write_labels(tmp_path / "a.tif", scene("discs", 1, (80, 80)))
+    settings, execution = settings_from({"model": "threshold", "tile": 64, "overlap": 16})
+    plan = make_plan(str(tmp_path / "a.tif"), settings, execution)
+    recipe = Recipe(path=str(tmp_path / "a.tif"), reading=settings.reading, job=plan.job, request=plan.request, threads=3)
+    before = torch.get_num_threads()
+    bench = set_up(recipe, Bright(1))
+
+    assert torch.get_num_threads() == 3
+    bench.close()
+    assert torch.get_num_threads() == before
 
 
 def test_as_many_are_read_ahead_as_the_model_takes_and_memory_allows(tmp_path: Path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.segmenters import SegmenterContract
+from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import build_point_grid
 from support_sam import SETTINGS, SIDE, blob_image, make_sam, make_sam_weights, make_vit_b
@@ -15,6 +16,7 @@ from support_threads import one_thread
 
 from seggeo.errors import ConfigError, ModelError, ResourceError
 from seggeo.geometry import Window
+from seggeo.instances import Instances
 from seggeo.models.sam import SamSettings, lattice_points, load
 from seggeo.models.sam_decode import LeanSam, StockSam
 from seggeo.models.sam_masks import Thresholds, Work, find_masks, generate
@@ -128,19 +130,44 @@ def test_small_regions_go_as_in_the_stock_generator(min_area):
 def test_cleaned_regions_are_those_of_the_whole_frame(seed):
     amg = pytest.importorskip("segment_anything.utils.amg")
     pytest.importorskip("cv2", reason="the stock clean-up needs OpenCV")
-    from scipy.ndimage import gaussian_filter
-
-    from seggeo.instances import Instances
-
     rng = np.random.default_rng(seed)
     level = rng.uniform(-0.1, 0.1)
-    mask = gaussian_filter(rng.standard_normal((60, 50)), 1.2) > level
+    mask = ndimage.gaussian_filter(rng.standard_normal((60, 50)), 1.2) > level
     wanted, _ = amg.remove_small_regions(mask, 30, "holes")
     wanted, _ = amg.remove_small_regions(wanted, 30, "islands")
 
     cleaned = clean_regions(Instances.from_masks([mask]), 30, 0.7, mask.shape)
 
     assert np.array_equal(full(cleaned, mask.shape)[0], wanted)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_small_holes_at_the_frames_edge_are_filled_whole(seed):
+    """Beside a plain clean-up of the frame: background that the mask cuts off at the edge is a hole like any other."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 40, 2))
+    noise = ndimage.gaussian_filter(rng.random(shape), rng.uniform(0.3, 3))
+    mask = noise > np.quantile(noise, rng.uniform(0, 0.6))
+    mask[: rng.integers(0, 4), :] = False
+    mask[:, : rng.integers(0, 4)] = False
+    if not mask.any():
+        mask[-1, -1] = True
+    min_area = int(rng.choice([5, 60, 300]))
+
+    cleaned = clean_regions(Instances.from_masks([mask]), min_area, 0.7, shape)
+
+    wanted = mask | (_region_sizes(~mask) < min_area)
+    sizes = np.where(wanted, _region_sizes(wanted), 0)
+    wanted &= sizes >= min(min_area, sizes.max())
+    assert np.array_equal(full(cleaned, shape)[0], wanted)
+
+
+def _region_sizes(mask):
+    """At each pixel the size of its 8-connected region; more than any outside the mask."""
+    regions, _ = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(regions.ravel())
+    sizes[0] = mask.size + 10**6
+    return sizes[regions]
 
 
 def test_the_batch_of_points_changes_nothing():

@@ -13,10 +13,12 @@ from support_sam import SETTINGS, SIDE, blob_image, make_sam, make_sam_weights
 from support_threads import one_thread
 from torch import nn
 
+from seggeo.errors import ModelError
 from seggeo.geometry import Window
 from seggeo.models.sam import load
 from seggeo.models.sam_decode import LeanSam, StockSam, encode
 from seggeo.models.sam_encoder import LeanEncoder
+from seggeo.models.sam_masks import Thresholds, Work, find_masks
 from seggeo.protocols import ModelRequest, TileImage
 from seggeo.tiling import Tile
 
@@ -126,6 +128,21 @@ def test_only_masks_above_the_predicted_iou_are_made():
     everything = decoded(LeanSam(sam), embedding, points)
     assert 0 < len(decoded(LeanSam(sam), embedding, points, 0.94).iou) < len(everything.iou)
     assert len(lean.logits) == 0
+
+
+@pytest.mark.parametrize("way", [StockSam, LeanSam])
+@pytest.mark.parametrize(
+    "part",
+    ["image_encoder.neck.0.weight", "mask_decoder.iou_prediction_head.layers.0.bias", "mask_decoder.output_upscaling.0.bias"],
+)
+def test_nan_in_the_network_is_an_error_and_not_an_empty_tile(way, part):
+    sam = make_sam(0)
+    with torch.no_grad():
+        sam.get_parameter(part).view(-1)[0] = float("nan")
+    grid = np.stack(np.meshgrid(*[np.arange(8.0, SIDE, 16)] * 2), -1).reshape(-1, 2)
+
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        find_masks(way(sam), blob_image(SIDE, SIDE, seed=3), grid, Thresholds(), Work())
 
 
 def test_points_left_out_by_their_quality_cost_no_mask():

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from support_unet import save_network, toy_network, whole_tile
 
@@ -16,6 +17,7 @@ from seggeo.geometry import Frame, Window
 from seggeo.models.bundled import find_bundled
 from seggeo.models.preferences import preferred
 from seggeo.models.unet import calibrate, load
+from seggeo.models.unet_arch import FOLD
 from seggeo.models.unet_settings import UNetCard, UNetSettings, read_card
 from seggeo.models.unet_size import Sized, choose_scale, diameter_of, is_needless, look_at, weigh
 from seggeo.models.weights import load_state
@@ -139,8 +141,9 @@ def test_weights_are_needed_and_must_be_a_unets(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("scale", "3/7"), ("scale", "big"), ("flips", 3), ("foreground", 1.0), ("join", -1.0), ("colour", 1)]
-)
+    ("name", "value"), [("scale", "3/7"), ("scale", "big"), ("flips", 3), ("foreground", 1.0), ("join", -1.0), ("colour", 1),
+     ("smooth", -1.0), ("smooth", 9.0), ("smooth", float("nan")), ("min_area", float("inf"))],
+)  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(tmp_path, name, value):
     with pytest.raises(ConfigError):
         load(request(tmp_path, settings={**LOOSE, name: value}))
@@ -225,6 +228,34 @@ def test_calibration_gives_a_scale_that_is_one_of_the_settings(tmp_path):
     assert Fraction(found["scale"]) > 0
     assert found["sized"]
     assert load(replace(asked, settings=found)).info.settings["scale"] == found["scale"]
+
+
+def test_an_image_without_a_window_to_look_at_is_taken_as_it_is(tmp_path):
+    """All of it is without data, or what there is lies where nobody looked."""
+    looking = Looking(np.zeros((90, 90, 3), np.uint8))
+    looking.windows = lambda side, count: []
+    found = calibrate(request(tmp_path, settings={}, diameter=20.0, diameters=(10.0, 40.0)), looking)
+
+    assert found["scale"] == "1"
+    assert "no window" in found["sized"]
+
+
+@pytest.mark.parametrize("channel", range(4))
+def test_nan_in_the_network_is_an_error_and_not_an_empty_tile(tmp_path, channel):
+    model = toy_network()
+    with torch.no_grad():
+        model.head.bias.view(-1, FOLD**2)[channel, 0] = float("nan")
+
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        load(request(tmp_path, model)).predict([whole_tile(textured(3, (96, 96)))])
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.1, 8.0])
+def test_votes_gathered_little_or_much_find_objects(tmp_path, smooth):
+    found = load(request(tmp_path, settings={**LOOSE, "smooth": smooth})).predict([whole_tile(textured(1))])[0].instances
+
+    assert len(found) >= 3
+    assert len(found.box) == len(np.unique(found.box, axis=0))
 
 
 def test_calibration_finds_the_values_of_bands_that_are_not_rgb(tmp_path):

@@ -95,6 +95,14 @@ def test_holes_are_filled_and_crumbs_left_out():
     assert np.array_equal(found.labels, labels)
 
 
+def test_a_few_votes_spread_wide_are_still_a_pile():
+    """Smoothed beyond notice they would be of no pile, and their objects be lost."""
+    labels = np.zeros((200, 200), np.int32)
+    labels[20:22, 30:33], labels[150:155, 160:164] = 1, 2
+    for smooth in (1.2, 13.0, 40.0):
+        assert same_partition(decode(*true_fields(labels), Decoding(smooth=smooth, min_area=1)).labels, labels)
+
+
 def test_nothing_gives_nothing():
     found = decode(np.zeros((1, 20, 30), np.float32), np.zeros((2, 20, 30), np.float32), Decoding())
 

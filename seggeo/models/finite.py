@@ -1,0 +1,26 @@
+"""Networks whose numbers stopped being numbers say so, instead of finding nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seggeo.errors import ModelError
+
+
+def require_finite(where: str, *values: Tensor) -> None:
+    """Refuse answers of a network that are NaN or infinite; comparisons with them are false, and objects would be missing.
+
+    Args:
+        where: The part of the network, for the message.
+        values: Of any shapes, on one device.
+
+    Raises:
+        ModelError: Not all are finite.
+    """
+    if not bool(torch.stack([torch.isfinite(v).all() for v in values]).all()):
+        raise ModelError(
+            what=f"the network gave NaN or infinite values ({where})",
+            why="the weights are damaged, or the tile holds values far from those of the training",
+            mend="compare the sha256 of the weights, and how bands are scaled; without --autocast if it was on",
+        )
