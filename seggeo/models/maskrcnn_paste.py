@@ -8,7 +8,8 @@ grid; where they cross the threshold is a division, and nothing else has to be k
 1. `_placed` turns boxes into whole-pixel rectangles, as torchvision does.
 2. `_intervals` interpolates the grids' columns for each row of pixels of some masks at once and finds the pairs of
    columns between which the threshold lies.
-3. `_Crossing` names the first pixel after the crossing: the quotient, held to what torch computes for that pixel.
+3. `_first_beyond` names the first pixel after each crossing; where the quotient cannot tell it from the next for
+   rounding, `_Crossing` does what torch computes for these pixels.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from seggeo.models.maskrcnn_settings import DetectorSettings
 from seggeo.rle import IntArray, Spans, concat_spans
 
 BUFFER_ROWS = 1 << 12
+_ROUNDING = 1e-6
+"""Some times that of the float32 values that a quotient is made of."""
 
 FloatArray = NDArray[np.float32]
 
@@ -161,18 +164,43 @@ def _intervals(
     row, knot = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), knots + 1)  # the knot after the crossing
     pixel = np.where(knot == 0, 0, width[row])
     between = np.flatnonzero((knot > 0) & (knot < knots))
-    row_between, before = row[between], knot[between] - 1
-    crossing = _Crossing(
-        upper=table[above[row_between][:, None], before[:, None] + [0, 1]],
-        lower=table[above[row_between][:, None] + 1, before[:, None] + [0, 1]],
-        share_lower=at.part[row_between],
-        knot=before.astype(np.float32),
-        scale=np.float32(knots) / width[row_between].astype(np.float32),
-        rises=inside[row_between, before + 2],
-    )
-    level = values[row_between, before], values[row_between, before + 1]
-    pixel[between] = crossing.first_beyond((threshold - level[0]) / (level[1] - level[0]), threshold)
+    pixel[between] = _first_beyond(table, values, (row[between], knot[between] - 1), (above, at.part, width), threshold)
     return _joined(row[0::2], pixel[0::2], pixel[1::2])
+
+
+def _first_beyond(
+    table: FloatArray,
+    values: FloatArray,
+    where: tuple[IntArray, IntArray],
+    rows: tuple[IntArray, FloatArray, IntArray],
+    threshold: np.float32,
+) -> IntArray:
+    """The first pixel past each crossing.
+
+    Args:
+        table: `(all lines of all grids, knots)`.
+        values: `(rows, knots)`, the grids' columns at rows of pixels.
+        where: Row of pixels and knot before each crossing.
+        rows: Of each row of pixels the line of `table` at or above it, the share of the next one, and how wide it is.
+        threshold: Of probability.
+    """
+    row, knot = where
+    scale = (np.float32(table.shape[1]) / rows[2].astype(np.float32))[row]
+    level, rise = values[row, knot], values[row, knot + 1] - values[row, knot]
+    place = (knot + (0.5 + (threshold - level) / rise)) / scale - 0.5
+    pixel = np.ceil(place).astype(np.int64)
+    short = pixel - place
+    unsure = 1e-3 + _ROUNDING * (np.abs(place) + 1 / (np.abs(rise) * scale))
+    some = np.flatnonzero((short < unsure) | (short > 1 - unsure))
+    if len(some):
+        row, knot = row[some], knot[some]
+        line, pair = rows[0][row][:, None], knot[:, None] + [0, 1]
+        crossing = _Crossing(
+            upper=table[line, pair], lower=table[line + 1, pair], share_lower=rows[1][row], knot=knot.astype(np.float32),
+            scale=scale[some], rises=rise[some] > 0,
+        )  # fmt: skip
+        pixel[some] = crossing.first_beyond(pixel[some], threshold)
+    return pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,9 +217,8 @@ class _Crossing:
     """Columns of the grid to a pixel."""
     rises: NDArray[np.bool_]
 
-    def first_beyond(self, share: FloatArray, threshold: np.float32) -> IntArray:
-        """The first pixel past each crossing, whose estimated share of the way between the columns is given."""
-        near = np.ceil((self.knot + share + np.float32(0.5)) / self.scale - np.float32(0.5)).astype(np.int64)
+    def first_beyond(self, near: IntArray, threshold: np.float32) -> IntArray:
+        """The first pixel past each crossing, which is `near` or one beside it."""
         before, at = self._is_beyond(near - 1, threshold), self._is_beyond(near, threshold)
         first: IntArray = np.where(before, near - 1, np.where(at, near, near + 1))
         return first
