@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from seggeo import values as typed
 from seggeo.errors import ConfigError
 
 MAX_PIXELS = 4 * 10**12
@@ -339,6 +341,8 @@ def to_json(record: Any) -> Any:
         return {str(k): to_json(v) for k, v in record.items()}
     if isinstance(record, (tuple, list)):
         return [to_json(v) for v in record]
+    if isinstance(record, float) and not isfinite(record):
+        return str(record)  # JSON has no NaN, which besides is not equal to itself
     return record
 
 
@@ -350,8 +354,17 @@ def field_names(record: type) -> tuple[str, ...]:
 _NESTED = {"reading": Reading, "tiling": Tiling, "merge": Merge, "output": Output}
 
 
+def converted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field name as their fields want them, whether texts of a command line or what a caller wrote in Python.
+
+    Raises:
+        ConfigError: A value that means nothing in its field.
+    """
+    return typed.converted(values, (*_NESTED.values(), Settings, Execution))
+
+
 def settings_from(values: Mapping[str, Any]) -> tuple[Settings, Execution]:
-    """Records made of flat values by field name; absent names keep their defaults.
+    """Records made of flat values by field name, converted; absent names keep their defaults.
 
     Raises:
         ConfigError: A name no record has, or a value a record refuses.
@@ -364,7 +377,7 @@ def settings_from(values: Mapping[str, Any]) -> tuple[Settings, Execution]:
             what=f"unknown setting {', '.join(unknown)}", why=f"known: {', '.join(sorted(known))}", mend="correct the spelling"
         )
     chosen: dict[str, dict[str, Any]] = {key: {} for key in records}
-    for name, value in values.items():
+    for name, value in converted(values).items():
         chosen[known[name]][name] = value
     nested = {key: record(**chosen[key]) for key, record in _NESTED.items()}
     return Settings(**nested, **chosen["settings"]), Execution(**chosen["execution"])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seggeo.errors import OutputError, StoreError
+from seggeo.errors import OutputError, SourceError, StoreError
 from seggeo.files import claim, holds_files, publishing, remove_leftovers, translated
 from seggeo.instances import Instances
 from seggeo.job import Job, differences
@@ -84,14 +84,21 @@ class RunStore:
         """The job.json of the folder.
 
         Raises:
-            StoreError: It is missing or damaged.
+            SourceError: There is none.
+            StoreError: It is damaged.
         """
         path = self.folder / "job.json"
         try:
             return unsealed(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SourceError(
+                what=f"{self.folder} is no run folder",
+                why=f"it has no {path.name}" if self.folder.is_dir() else "there is no such folder",
+                mend="give the folder that a run left beside its outputs (scene.seggeo)",
+            ) from error
         except (OSError, ValueError) as error:
             raise StoreError(
-                what=f"{path} cannot be read", why=str(error), mend="start again with another --work folder"
+                what=f"{path} cannot be read", why=str(error), mend="start again with another run folder"
             ) from error
 
     def part_path(self, part: int) -> Path:

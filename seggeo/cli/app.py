@@ -17,8 +17,9 @@ from seggeo.cli import batch, inspect, models, planning
 from seggeo.cli.count_cells import count_cells
 from seggeo.cli.evaluate import evaluate
 from seggeo.cli.segment import segment
+from seggeo.cli.talk import on_one_line, three_lines
 from seggeo.cli.train import train
-from seggeo.errors import ResourceError, SeggeoError
+from seggeo.errors import ConfigError, ResourceError, SeggeoError
 from seggeo.run import logs
 
 app = typer.Typer(
@@ -74,7 +75,7 @@ def _told_once() -> Callable[..., str]:
     told: set[str] = set()
 
     def line_of(message: Warning | str, *_: Any, **__: Any) -> str:
-        line = f"warning: {message}\n"
+        line = f"warning: {on_one_line(str(message))}\n"
         is_new = line not in told
         told.add(line)
         return line if is_new else ""
@@ -87,11 +88,18 @@ def main() -> None:
     debug = "--debug" in sys.argv
     _open_streams()
     try:
-        app(prog_name="seggeo")
+        sys.exit(app(prog_name="seggeo", standalone_mode=False) or 0)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError) or not _flushed():  # typer has made an exit of it
             _leave_quietly()
         raise
+    except _USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error, file=sys.stderr)
+            sys.exit(ConfigError.exit_code)
+        _refuse(_usage(error), ConfigError.exit_code, debug)
+    except typer.Abort:
+        sys.exit(130)
     except BrokenPipeError:
         _leave_quietly()
     except SeggeoError as error:
@@ -106,6 +114,22 @@ def main() -> None:
             mend="run again with seggeo --debug ... and report what it prints",
         )  # fmt: skip
         _refuse(bug, 1, debug)
+
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises for any command line that it cannot read; it has no public name of its own."""
+
+
+def _usage(error: Any) -> ConfigError:
+    """The refusal of a command line that typer cannot read; JSON is asked for there too, or nowhere."""
+    arguments = " ".join(sys.argv).replace("--log-format=", "--log-format ")
+    if "--log-format json" in arguments or os.environ.get(logs.VARIABLE) == LogFormat.JSON:
+        logs.start(LogFormat.JSON, logging.WARNING)
+    usage = " ".join(error.ctx.get_usage().split()[1:]) if error.ctx else "seggeo COMMAND ..."
+    return ConfigError(
+        what=" ".join(error.format_message().split()), why=f"it is written {usage}",
+        mend=f"see {error.ctx.command_path if error.ctx else 'seggeo'} --help",
+    )  # fmt: skip
 
 
 _OUT_OF_MEMORY = ResourceError(
@@ -125,7 +149,7 @@ def _refuse(error: SeggeoError, code: int, debug: bool, cause: BaseException | N
         logging.getLogger("seggeo").exception("refused", exc_info=cause or True)
     try:
         if not logs.tell("error", {"message": error.what, "why": error.why, "fix": error.mend, "exit": code}):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {three_lines(error)}", file=sys.stderr, flush=True)
     except BrokenPipeError:
         _leave_quietly()
     sys.exit(code)

@@ -156,9 +156,10 @@ def _merge_counts(planned: Any, execution: Any, talk: Talk) -> None:
     from seggeo.cli.count_cells import tell_counted
     from seggeo.run.batch_merge import merge_item
     from seggeo.run.count import refusal_of, sum_up
-    from seggeo.run.count_folder import REPORT, write_page, write_tables
+    from seggeo.run.count_folder import REPORT, check_folder, write_page, write_tables
     from seggeo.run.slides import Slide
 
+    check_folder(planned.out, overwrite=execution.overwrite)
     counted: list[Any] = []
     failures = [(Slide(**entry["slide"]), _refusal(entry["error"])) for entry in planned.failures]
     incomplete = 0

@@ -125,7 +125,7 @@ def counting_of(ctx: typer.Context, slides: list[str], out: Path, config: Path |
     if regions is not None and not regions.is_file():
         raise ConfigError(what=f"--regions {regions}", why="there is no such file", mend="give GeoJSON as QuPath exports it")
     found = find_slides(slides)
-    check_folder(out)
+    check_folder(out, overwrite=execution.overwrite)
     return found, Counting(settings=settings, execution=execution, out=out, pixels=bool(ctx.params.get("pixels")))
 
 

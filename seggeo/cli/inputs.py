@@ -17,11 +17,13 @@ def expand(inputs: list[str]) -> list[tuple[str, str]]:
     Inputs of one stem are told apart by a digest of where they lie.
 
     Raises:
-        ConfigError: A glob matches nothing.
+        ConfigError: A glob matches nothing, or a name is empty.
     """
     from seggeo.run.plan import input_name
 
     names: dict[str, str] = {}
+    if "" in inputs:
+        raise ConfigError(what="an input has no name", why="it is an empty text", mend="check the variable it came from")
     for item in inputs:
         for name in _matches(item):
             names.setdefault(name if "://" in name else os.path.realpath(name), name)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from seggeo.errors import ModelError
+
 app = typer.Typer(no_args_is_help=True, help="Models and their weights.", rich_markup_mode=None)
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Name = Annotated[str, typer.Argument(help="A name from `seggeo models list`.")]
@@ -43,16 +45,27 @@ def list_(json_: AsJson = False) -> None:
 def info(name: Name) -> None:
     """Everything known of one set of weights."""
     from seggeo.models.bundled import find_bundled
-    from seggeo.models.registry import find
 
     bundled = find_bundled(name)
     if bundled is None:
-        values = asdict(find(name))
+        values = asdict(_found(name))
     else:
         own = {key: value for key, value in asdict(bundled).items() if key != "facts"}
         values = {**own, "size_bytes": bundled.size_bytes, "sha256": bundled.sha256, **bundled.facts}
     for key, value in values.items():
         typer.echo(f"{key}: {value}")
+
+
+def _found(name: str) -> Any:
+    """Official weights by name; the refusal of another tells of bundled ones too."""
+    from seggeo.models.bundled import bundled_models
+    from seggeo.models.registry import find
+
+    try:
+        return find(name)
+    except ModelError as error:
+        own = ", ".join(model.name for model in bundled_models())
+        raise ModelError(what=error.what, why=f"{error.why}; bundled are {own}", mend=error.mend) from error
 
 
 def _plain(values: dict[str, Any]) -> Any:

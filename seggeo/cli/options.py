@@ -6,20 +6,19 @@ default to None, "not given"; the defaults live in the records. Option > SEGGEO_
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling
+from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling, converted
 from seggeo.errors import ConfigError
+from seggeo.run.naming import target_of
+from seggeo.values import pairs, refused
 
 INPUT, MODEL, TILES, OBJECTS, WRITING, RUNNING = "Reading", "Model", "Tiles", "Objects", "Writing", "Running"
 VOLUMES = "Volumes"
@@ -120,7 +119,16 @@ MatchIou = Annotated[
 MinArea = Annotated[int | None, _option("min-area", "0", "Smallest object written, px; of a volume, voxels.", OBJECTS)]
 MinScore = Annotated[float | None, _option("min-score", "0", "Least score of an object written, 0 to 1.", OBJECTS)]
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", show_default="here", help="Output file or folder.", rich_help_panel=WRITING)
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=target_of,
+        metavar="PATH",
+        show_default="here",
+        rich_help_panel=WRITING,
+        help="Output file or folder; with a / at its end always a folder.",
+    ),
 ]
 Format = Annotated[
     list[str] | None,
@@ -222,7 +230,7 @@ def gather(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], dic
     if nested is not None:
         values["set"] = {**pairs(values.get("set", {})), "nested": nested}
         origin.setdefault("set", origin.pop("nested"))
-    return {name: _converted(name, value) for name, value in values.items()}, origin
+    return converted(values), origin
 
 
 def values_of(**given: Any) -> dict[str, Any]:
@@ -231,7 +239,7 @@ def values_of(**given: Any) -> dict[str, Any]:
     Raises:
         ConfigError: A value that means nothing.
     """
-    return {name: _converted(name, value) for name, value in given.items() if value is not None}
+    return converted({name: value for name, value in given.items() if value is not None})
 
 
 def defaults() -> dict[str, Any]:
@@ -261,40 +269,6 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
     return named
 
 
-def _converted(name: str, value: Any) -> Any:
-    """A value as its field wants it."""
-    match name:
-        case "bands":
-            return tuple(_number(name, v, int) for v in _split(value))
-        case "format":
-            return tuple(dict.fromkeys(_typed(name, v, str) for v in _split(value)))
-        case "channel":
-            return tuple(str(v) for v in _split(value))
-        case "set":
-            return pairs(value)
-        case "smooth":
-            return None if value == "auto" else _number(name, value, float)
-        case "spacing":
-            return tuple(_number(name, v, float) for v in _split(value))
-        case "simplify":
-            return _number(name, str(value).strip().removesuffix("m"), float)
-    kind = _kinds().get(name)
-    if kind in (int, float):
-        return _number(name, value, kind)
-    if kind in (str, Path):
-        return kind(_typed(name, value, str))
-    return value if kind is None else _typed(name, value, kind)
-
-
-def _kinds() -> dict[str, type]:
-    """Type of every field's values, None left out; lists have no entry."""
-    hints = {
-        n: h for record in (Reading, Tiling, Merge, Output, Settings, Execution) for n, h in get_type_hints(record).items()
-    }
-    plain = {name: [h for h in get_args(hint) if h is not type(None)] or [hint] for name, hint in hints.items()}
-    return {name: options[0] for name, options in plain.items() if options[0] in (int, float, bool, str, Path)}
-
-
 def duration(text: str | None) -> float | None:
     """Seconds of `3h`, `55m`, `1h30m`, `90s`, `90`, or of a batch system's `1-02:59:00` and `02:59:00`; None of None.
 
@@ -308,51 +282,5 @@ def duration(text: str | None) -> float | None:
     found = clock or units
     seconds = sum(float(v or 0) * s for v, s in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0.0
     if not seconds:
-        raise _refused("time_limit", text, "it is a time such as 3h, 55m, 1h30m, 90s or 02:59:00")
+        raise refused("time_limit", text, "it is a time such as 3h, 55m, 1h30m, 90s or 02:59:00")
     return seconds
-
-
-def _split(value: Any) -> list[Any]:
-    """Parts between commas of a text, or of each text in a list."""
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    parts = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
-    return [part.strip() if isinstance(part, str) else part for part in parts]
-
-
-def _number(name: str, value: Any, kind: type) -> Any:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):
-            number = float(value)
-            if kind is float:
-                return number
-            if number == int(number):
-                return int(number)
-    raise _refused(name, value, f"{value!r} is not {'a number' if kind is float else 'a whole number'}")
-
-
-def _typed(name: str, value: Any, kind: type) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, kind):
-        return value
-    raise _refused(name, value, "it is true or false, without quotes" if kind is bool else f"it is a text, not {value!r}")
-
-
-def _refused(name: str, value: Any, why: str) -> ConfigError:
-    return ConfigError(what=f"--{name.replace('_', '-')} {value}", why=why, mend="see seggeo segment --help")
-
-
-def pairs(value: Any) -> dict[str, Any]:
-    """`key=value` strings, or a table, as JSON values."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    pairs: dict[str, Any] = {}
-    for item in value if isinstance(value, (list, tuple)) else [value]:
-        key, sign, text = str(item).partition("=")
-        if not sign or not key:
-            raise ConfigError(what=f"--set {item}", why="a setting is written key=value", mend="for example --set min_area=20")
-        try:
-            pairs[key] = json.loads(text)
-        except ValueError:
-            pairs[key] = text
-    return pairs

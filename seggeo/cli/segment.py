@@ -21,7 +21,11 @@ from seggeo.errors import ConfigError, IncompleteError, SeggeoError
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT...", help="Rasters, slides, volumes: files, folders, globs, addresses.", show_default=False),
+    typer.Argument(
+        metavar="INPUT...",
+        help="Rasters, slides, volumes: files, globs, addresses, folders that are one volume or Zarr.",
+        show_default=False,
+    ),
 ]
 
 

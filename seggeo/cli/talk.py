@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+from unicodedata import category
 
 from seggeo.errors import SeggeoError
 from seggeo.run.logs import tell
@@ -26,11 +27,11 @@ class Talk:
     def say(self, line: str) -> None:
         """A line for people."""
         if not self.quiet:
-            print(line, file=sys.stderr)
+            print(on_one_line(line), file=sys.stderr)
 
     def warn(self, line: str) -> None:
         """A line that `--quiet` does not silence."""
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {on_one_line(line)}", file=sys.stderr)
 
     def result(self, values: dict[str, Any]) -> None:
         """One line of JSON, if asked for."""
@@ -47,7 +48,7 @@ class Talk:
         values = {"message": error.what, "why": error.why, "fix": error.mend, "exit": error.exit_code, "input": name}
         if tell("error", values):
             return
-        print(f"error: {name}: {error}", file=sys.stderr)
+        print(f"error: {on_one_line(name)}: {three_lines(error)}", file=sys.stderr)
 
     def summary(self, values: dict[str, Any], *, is_new: bool) -> None:
         """The closing words: for people, and as a result."""
@@ -99,6 +100,16 @@ class Talk:
         self.say(f"  {values['provenance']}  (how it was made)")
         if self.verbose:
             self.say(f"  {values['work']}  (finished tiles; delete it when you are done)")
+
+
+def three_lines(error: SeggeoError) -> str:
+    """A refusal in three lines, whatever characters are in the names it tells."""
+    return "\n".join((on_one_line(error.what), f"  why: {on_one_line(error.why)}", f"  fix: {on_one_line(error.mend)}"))
+
+
+def on_one_line(text: str) -> str:
+    """Text with its control characters written out."""
+    return "".join(repr(letter)[1:-1] if category(letter) == "Cc" else letter for letter in text)
 
 
 def first_failure(values: dict[str, Any]) -> str:

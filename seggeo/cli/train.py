@@ -12,6 +12,7 @@ import typer
 from seggeo.cli import options as o
 from seggeo.cli.talk import Talk
 from seggeo.errors import ConfigError
+from seggeo.values import pairs
 
 DATA, LEARNING, WRITING, RUNNING = "Data", "Learning", "Writing", "Running"
 
@@ -92,7 +93,7 @@ def train(  # noqa: PLR0913 - one for each option
         model=model, reading=reading, all_bands=every or bands is not None, crop=crop, batch=batch, epoch=epoch, rate=rate,
         minutes=minutes if minutes is not None else 0.0 if steps else 60.0, steps=steps,
         diameter=_pair("diameter", diameter, "9,48"), zoom=_pair("zoom", zoom, "0.8,1.25") or (0.8, 1.25), val=val, seed=seed,
-        autocast=autocast, allow_overlap=allow_overlap, set=o.pairs(set or []),
+        autocast=autocast, allow_overlap=allow_overlap, set=pairs(set or []),
     )  # fmt: skip
     running = Running(weights=weights, device=device, threads=threads, overwrite=overwrite)
     about = About(title=title, licence=licence, credit=credit)

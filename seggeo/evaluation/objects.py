@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from seggeo.errors import GeometryError
 from seggeo.geometry import Frame
 from seggeo.instances import Instances
+from seggeo.io.annotations_record import check_no_negative_ids
 from seggeo.rle import labels_to_spans
 
 ONE_CLASS = ("object",)
@@ -78,6 +79,7 @@ def objects_of(
                 why="a label image has two axes and integers",
                 mend="pass one slice, labels.astype('int32')",
             )
+        check_no_negative_ids(given, "the label image")
         spans, ids = labels_to_spans(given)
         instances = Instances.from_spans(spans, score=np.ones(len(ids), np.float32), label=0)
         frame = Frame(height=given.shape[0], width=given.shape[1]) if given.size else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seggeo.errors import ConfigError
+from seggeo.values import converted
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
@@ -55,7 +56,7 @@ class Options:
 
 
 def options_from(values: Mapping[str, Any]) -> Options:
-    """Options by field name; paths and lists of thresholds may be plain.
+    """Options by field name; paths, and thresholds, may be texts, and one threshold a number.
 
     Raises:
         ConfigError: A name or value that cannot be.
@@ -67,10 +68,7 @@ def options_from(values: Mapping[str, Any]) -> Options:
             what=f"evaluate has no option {', '.join(unknown)}", why=f"its options are {', '.join(sorted(known))}",
             mend="leave it out",
         )  # fmt: skip
-    given = dict(values)
-    for name in ("run", "image"):
-        if given.get(name) is not None:
-            given[name] = Path(given[name])
+    given = converted(values, (Options,), "evaluate")
     if "thresholds" in given:
-        given["thresholds"] = tuple(sorted(float(t) for t in given["thresholds"]))
+        given["thresholds"] = tuple(sorted(given["thresholds"]))
     return Options(**given)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.errors import SourceError
+from seggeo.io.annotations_record import check_no_negative_ids
 from seggeo.io.volume_file import VolumeFile
 
 _SLAB_BYTES = 2**28
@@ -64,10 +65,10 @@ class LabelVolume:
 
 
 def as_ids(values: NDArray[Any], nodata: float | None, name: str) -> NDArray[np.integer]:
-    """Values `(h, w)` as ids: whole numbers, `nodata`, NaN and whatever is negative becoming background.
+    """Values `(h, w)` as ids: whole numbers, `nodata`, NaN and a negative value becoming background.
 
     Raises:
-        SourceError: Values are not whole, or beyond 63 bits.
+        SourceError: Values are not whole, or beyond 63 bits, or several are negative.
     """
     if nodata is not None and nodata > 0:
         values = np.where(values == nodata, values.dtype.type(0), values)
@@ -82,6 +83,7 @@ def as_ids(values: NDArray[Any], nodata: float | None, name: str) -> NDArray[np.
                 mend="number the objects anew from 1",
             )  # fmt: skip
         values = values.astype(np.int64)
+    check_no_negative_ids(values, name, nodata)
     return np.maximum(values, 0) if values.dtype.kind == "i" else values
 
 

@@ -21,7 +21,7 @@ from seggeo.config import Reading
 from seggeo.errors import SourceError
 from seggeo.geometry import Frame, Window
 from seggeo.instances import Instances, concat
-from seggeo.io.annotations_record import Annotations, size_mismatch
+from seggeo.io.annotations_record import Annotations, check_no_negative_ids, size_mismatch
 from seggeo.io.checks import Input, check_input
 from seggeo.io.frames import file_frame
 from seggeo.io.opening import GDAL_ERRORS, check_dataset, damaged, gdal_settings, open_dataset
@@ -142,6 +142,7 @@ def _as_ids(values: NDArray[Any], nodata: float | None, name: str) -> NDArray[An
                 mend="number the objects anew from 1",
             )
         return values.astype(np.int64)
+    check_no_negative_ids(values, name, nodata)
     return values
 
 

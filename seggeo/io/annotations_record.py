@@ -12,6 +12,29 @@ from seggeo.geometry import Frame
 from seggeo.instances import Instances
 
 
+def check_no_negative_ids(values: NDArray[np.integer], name: str, nodata: float | None = None) -> None:
+    """Refuse labels of which several are negative: one such value may be background, but these were objects.
+
+    Args:
+        values: Ids, of any shape.
+        name: Of the file, for the message.
+        nodata: A value that is background anyhow.
+
+    Raises:
+        SourceError: There are two or more negative values.
+    """
+    if values.dtype.kind != "i" or values.min(initial=0) >= 0:
+        return
+    negative = np.unique(values[values < 0])
+    negative = negative[negative != nodata] if nodata is not None else negative
+    if len(negative) > 1:
+        raise SourceError(
+            what=f"{name} has negative ids, {negative[0]} to {negative[-1]}",
+            why="0 and below is background, so that these objects would be lost",
+            mend="number the objects from 1",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotations:
     """The objects of one image as a file tells them: truth, or another tool's result."""

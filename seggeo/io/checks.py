@@ -58,7 +58,7 @@ def check_input(path: str, reading: Reading) -> Input:
     parts = urlsplit(path)
     if parts.scheme in _REMOTE:
         prefix = _REMOTE[parts.scheme]
-        name = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         target = path if prefix == "/vsicurl/" else f"{parts.netloc}{parts.path}"
         return Input(path=prefix + target, name=name, drivers=REMOTE_DRIVERS)
     full = os.path.abspath(path)
@@ -130,7 +130,8 @@ def read_header(path: str, size: int = 4096) -> bytes:
         raise SourceError(what=f"{path} cannot be opened", why=str(error.strerror), mend="check the path") from error
     if not stat.S_ISREG(mode):
         kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or socket"
-        raise SourceError(what=f"{path} is not a file", why=f"it is a {kind}", mend="give an image file")
+        mend = "give an image file, or all those in it: FOLDER/*.tif" if kind == "folder" else "give an image file"
+        raise SourceError(what=f"{path} is not a file", why=f"it is a {kind}", mend=mend)
     try:
         with open(path, "rb") as file:
             header = file.read(size)
@@ -200,5 +201,7 @@ def _near(path: str) -> str:
         names = os.listdir(folder or ".")
     except OSError:
         return f"there is no folder {folder}"
+    if name in names:
+        return "it is a link to what is not there"
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return f"near names there: {', '.join(close)}" if close else f"nothing in {folder} is called so"
+    return f"near names there: {', '.join(close)}" if close else f"nothing in {folder or 'the current folder'} is called so"

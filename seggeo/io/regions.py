@@ -1,7 +1,7 @@
 """Regions drawn on a slide: GeoJSON as QuPath writes it, in pixels of the slide's full resolution.
 
 RFC 7946 says degrees; QuPath, and everyone who annotates slides, writes pixels. Plain or gzipped; a FeatureCollection, one
-feature, or an array of features.
+feature, an array of features, or geometries without features around them.
 """
 
 from __future__ import annotations
@@ -114,7 +114,14 @@ def _features(path: Path) -> list[Mapping[str, Any]]:
         values = values.get("features", [values])
     if not isinstance(values, list) or not all(isinstance(v, Mapping) for v in values):
         raise _refused(path, "it is neither a feature collection nor an array of features")
-    return values
+    return [feature for value in values for feature in _as_features(value)]
+
+
+def _as_features(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A feature as it is; one without a name for a bare geometry, and for each of a collection of them."""
+    if value.get("type") == "GeometryCollection" and isinstance(value.get("geometries"), list):
+        return [f for inner in value["geometries"] if isinstance(inner, Mapping) for f in _as_features(inner)]
+    return [{"geometry": value}] if "coordinates" in value else [value]
 
 
 def _name(feature: Mapping[str, Any], number: int) -> str:

@@ -183,7 +183,7 @@ class VolumeSource:
             cell_of = np.s_[row : row + height, col : col + width]
             self._decimate(z, (step, every), data[cell_of], valid[cell_of])
         if not valid.any():
-            valid[:] = True
+            valid[:] = np.isfinite(data).all(axis=2)
         return Pixels(data=data, valid=valid)
 
     def slice_overview(self, z: int, max_side: int) -> Pixels:

@@ -101,7 +101,8 @@ def _sliced_axis(facts: VolumeFacts, axis: str, name: str) -> int:
 def _check(facts: VolumeFacts, reading: Reading, name: str) -> None:
     """Refuse what has no meaning for a volume."""
     asked = {
-        "--gsd": reading.gsd, "--aoi": reading.aoi, "--mpp": reading.mpp, "--complex": reading.complex,
+        "--gsd": reading.gsd, "--aoi": reading.aoi, "--mpp": reading.mpp,
+        "--complex": None if facts.family == "nifti" else reading.complex,
         "--tissue": None if reading.tissue == "none" else reading.tissue,
         "--stain-norm": None if reading.stain_norm == "none" else reading.stain_norm,
         "--work-mpp": None if facts.family == "ome-zarr" else reading.work_mpp,  # it chooses among levels

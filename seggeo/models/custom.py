@@ -82,12 +82,19 @@ class Custom:
         """
         images = [np.array(tile.image, order="C", copy=True) for tile in tiles]
         places, extents = [tile.tile for tile in tiles], [tile.extent for tile in tiles]
+        given: list[Any] = [images]
         if _sees_more(self.info):
-            results = self.model.predict(images, places, extents)
+            given = [images, places, extents]
         elif getattr(self.model, "wants_places", False):
-            results = self.model.predict(images, places)
-        else:
-            results = self.model.predict(images)
+            given = [images, places]
+        try:
+            results = self.model.predict(*given)
+        except SystemExit as error:  # else the whole command would end here, and call it success
+            raise ModelError(
+                what=f"{self.info.name}.predict ended the program (exit code {error.code})",
+                why="a model answers for its tiles, and the others' results would be lost",
+                mend="let it raise an exception: sys.exit, exit and quit belong into scripts",
+            ) from error
         is_stated = hasattr(self.model, "exclusive")
         shapes = [place.window.shape for place in places]
         with span("encode"):

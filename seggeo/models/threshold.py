@@ -31,6 +31,8 @@ from seggeo.protocols import Look, ModelInfo, ModelRequest, Prediction, TileImag
 
 NAME = "threshold"
 EIGHT = np.ones((3, 3), bool)
+_ROUNDING = 1e-3
+"""Gray values that a smoothed one may be off by, and more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,8 @@ def otsu(counts: NDArray[np.integer]) -> float:
 
 
 def _is_object(values: NDArray[Any], level: float, polarity: str) -> NDArray[np.bool_]:
-    return values > np.float32(level) if polarity == "bright" else values < np.float32(level)
+    """Pixels beyond the level by more than what smoothing rounds: even ground at the level itself is none."""
+    return values > np.float32(level + _ROUNDING) if polarity == "bright" else values < np.float32(level - _ROUNDING)
 
 
 class Threshold:

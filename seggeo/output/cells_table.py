@@ -1,19 +1,20 @@
 """Cells of a slide in batches, with everything that tables and QuPath say of them.
 
 `iter_cells` walks a result twice: once for the centres, from which the distances to nearest neighbours follow, and once for
-the rest. Coordinates in pixels are those of the slide at full resolution, as `frame.transform` has them; lengths and areas
+the rest. Coordinates in pixels are those of the slide at full resolution (`picture_of`); lengths and areas
 are in the frame's unit, micrometres for a slide of known resolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import hypot
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from seggeo.errors import OutputError
@@ -66,6 +67,17 @@ RESERVED = frozenset(
 """Columns that every table has."""
 
 
+def picture_of(frame: Frame) -> Frame:
+    """The same grid in the picture's own pixels at full resolution, x to the right and y down, as viewers of slides draw.
+
+    A slide's frame is that already. A map's leads to coordinates on the ground, where no pixel of the picture lies.
+    """
+    t = frame.transform
+    if frame.crs is None and (frame.unit != "px" or (t.b == t.d == 0 and t.a > 0 and t.e > 0)):
+        return frame
+    return replace(frame, transform=Affine.scale(frame.scale), crs=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """Units of a frame."""
@@ -82,7 +94,7 @@ class Scale:
     @classmethod
     def of(cls, frame: Frame) -> Scale:
         """Units of a slide's frame; pixels are those of full resolution where nothing better is known."""
-        t = frame.transform
+        t = picture_of(frame).transform
         width, height = hypot(t.a, t.d), hypot(t.b, t.e)
         if frame.unit == "px":
             return cls(unit="px", row=height, col=width, full=(1.0, 1.0))
@@ -135,7 +147,7 @@ def iter_cells(result: Result, extras: Extras, folder: Path | None = None) -> It
     scale = Scale.of(result.frame)
     with NearestNeighbours(folder) as near:
         for objects in bounded(result.iter_objects()):
-            x, y = result.frame.pixel_to_world(*centres_of(objects.instances))
+            x, y = picture_of(result.frame).pixel_to_world(*centres_of(objects.instances))
             near.add(np.stack([x * scale.full[0], y * scale.full[1]], axis=1))
         near.finish()
         first = 0
@@ -149,9 +161,10 @@ def _cells(objects: Objects, distance: FloatArray, place: tuple[Frame, Scale], e
     frame, scale = place
     spans = objects.instances.spans()
     shapes = shapes_of(objects.instances, (scale.row, scale.col), spans)
-    x, y = frame.pixel_to_world(shapes.row, shapes.col)
+    x, y = picture_of(frame).pixel_to_world(shapes.row, shapes.col)
+    region = None if extras.region is None else extras.region(*frame.pixel_to_world(shapes.row, shapes.col))
     return Cells(
         objects=objects, spans=spans, shapes=shapes, x_px=x, y_px=y, x=x * scale.full[0], y=y * scale.full[1],
         neighbour=np.where(np.isfinite(distance), distance, np.nan),
-        region=None if extras.region is None else extras.region(x, y), extra=extras.at(objects.id),
+        region=region, extra=extras.at(objects.id),
     )  # fmt: skip

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.files import publishing
-from seggeo.output.cells_table import Cells, Extras, Scale, iter_cells
+from seggeo.output.cells_table import Cells, Extras, Scale, iter_cells, picture_of
 from seggeo.output.features import class_names, provenance_text
 from seggeo.output.polygons import Polygons, outlines, simplify, to_world
 from seggeo.output.style import colour_of
@@ -62,8 +62,8 @@ class _Writer:
     """Everything about a result that its features share."""
 
     def __init__(self, result: Result, extras: Extras, simplify_px: float) -> None:
-        transform = tuple(result.frame.transform)[:6]
-        self._frame, self._simplify_px = result.frame, simplify_px
+        self._frame, self._simplify_px = picture_of(result.frame), simplify_px
+        transform = tuple(self._frame.transform)[:6]
         self._number = "%d" if all(float(v).is_integer() for v in transform) else "%.2f"
         self._forms: dict[int, str] = {}
         self._space = uuid5(NAMESPACE_URL, f"seggeo:{provenance_text(result)}").bytes

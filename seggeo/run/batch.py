@@ -11,6 +11,7 @@ same bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seggeo.config import Execution, Settings, to_json
-from seggeo.errors import ConfigError, OutputError, SeggeoError, StoreError
+from seggeo.errors import ConfigError, OutputError, SeggeoError, SourceError, StoreError
 from seggeo.files import holds_files, translated
 from seggeo.run.checks import check_formats, check_outputs, check_room
 from seggeo.run.enrich import check_extras
 from seggeo.run.formats import check_fit, with_formats
-from seggeo.run.naming import places
+from seggeo.run.naming import places, target_of, target_text
 from seggeo.run.plan import Plan, estimate, make_plan
 from seggeo.run.shards import part_work, shard_of
 from seggeo.run.task import Task, freeze, load_task
@@ -152,7 +153,7 @@ def plan_batch(folder: Path, items: Sequence[Item], wish: Wish) -> Generator[Pla
     publish(folder / PARTS, pack(arrays, {}))
     values = {
         "schema": _SCHEMA, "kind": wish.kind, "shards": wish.shards or max(1, min(1000, -(-parts // 8))),
-        "out": None if wish.out is None else str(wish.out.absolute()), "execution": to_json(wish.execution), "folders": folders,
+        "out": None if wish.out is None else target_text(wish.out), "execution": to_json(wish.execution), "folders": folders,
         "failures": failures, "facts": facts,
     }  # fmt: skip
     publish(folder / BATCH, sealed(values))
@@ -199,7 +200,8 @@ def load_batch(folder: Path) -> Batch:
     """The batch of a folder.
 
     Raises:
-        StoreError: There is none, or it is damaged or of another version.
+        SourceError: There is none.
+        StoreError: It is damaged or of another version.
     """
     path = folder / BATCH
     try:
@@ -207,11 +209,16 @@ def load_batch(folder: Path) -> Batch:
         arrays, _ = unpack((folder / PARTS).read_bytes())
         out = values["out"]
         return Batch(
-            folder=folder, kind=values["kind"], shards=int(values["shards"]), out=None if out is None else Path(out),
+            folder=folder, kind=values["kind"], shards=int(values["shards"]), out=None if out is None else target_of(out),
             execution=Execution(**values["execution"]), folders=tuple(values["folders"]), failures=tuple(values["failures"]),
             facts=values["facts"], item=arrays["item"], part=arrays["part"], work=arrays["work"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(path):
+            raise SourceError(
+                what=f"{folder} is no batch", why=f"it has no {BATCH}" if folder.is_dir() else "there is no such folder",
+                mend="give the --job folder of a seggeo plan that has ended",
+            ) from error  # fmt: skip
         raise StoreError(
             what=f"{folder} is no batch that can be read", why=str(error), mend="make one with seggeo plan, in an empty folder"
         ) from error

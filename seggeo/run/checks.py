@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seggeo import plugins
 from seggeo.config import Execution, Settings
-from seggeo.errors import OutputError, ResourceError
+from seggeo.errors import OutputError, ResourceError, SourceError, StoreError
 from seggeo.files import translated
 from seggeo.output import masks, meshes, ome_zarr
 from seggeo.run.naming import Places
@@ -115,7 +115,7 @@ def _is_unfinished(where: Places, plan: Plan) -> bool:
     """True when the run folder holds this very job without a report: an output there is its own, from before a kill."""
     try:
         there = RunStore(where.work).load_job_values()
-    except RuntimeError:
+    except (SourceError, StoreError):
         return False
     is_same = {**there, "choice": None} == {**plan.job.to_json(), "choice": None}  # named or chosen, it is one job
     return is_same and not (where.work / "report.json").exists()

@@ -185,10 +185,15 @@ def _kept(plan: Plan, slide: Slide, summary: Summary) -> Counted | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         values = json.loads((Path(summary.work) / _KEPT).read_bytes())
         if values["key"] == _key(plan) and all(Path(p).exists() for p in values["files"]):
-            row = {**values["row"], "path": slide.path, **slide.facts}
+            row = _with_facts({**values["row"], "path": slide.path}, slide)
             report = SlideReport.from_json(values["report"])
             return Counted(slide=slide, row=row, report=report, summary=summary, regions=tuple(values["regions"]))
     return None
+
+
+def _with_facts(row: Mapping[str, Any], slide: Slide) -> dict[str, Any]:
+    """A row, and behind it what the manifest says; never in place of what was measured."""
+    return {**row, **{name: value for name, value in slide.facts.items() if name not in row}}
 
 
 def _key(plan: Plan) -> list[Any]:
@@ -221,7 +226,7 @@ def _counted(plan: Plan, slide: Slide, summary: Summary, told: tuple[Path, list[
     regions = _regions(plan, slide, result)
     kept = {"key": _key(plan), "row": row, "report": report.to_json(), "regions": regions, "files": files}
     publish(Path(summary.work) / _KEPT, json.dumps(kept).encode())
-    return Counted(slide=slide, row={**row, **slide.facts}, report=report, summary=summary, regions=tuple(regions))
+    return Counted(slide=slide, row=_with_facts(row, slide), report=report, summary=summary, regions=tuple(regions))
 
 
 def _regions(plan: Plan, slide: Slide, result: StoredResult) -> list[dict[str, Any]]:

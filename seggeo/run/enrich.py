@@ -69,7 +69,7 @@ def check_tables(output: Output) -> None:
     given = " and ".join(name for name, value in asked.items() if value is not None)
     if given and _OF_CELLS.isdisjoint(output.format):
         raise ConfigError(
-            what=f"{given} with -f {','.join(output.format)}",
+            what=given + (" without a table" if output.format == ("auto",) else f" with -f {','.join(output.format)}"),
             why=f"only tables of cells tell of that: {', '.join(sorted(_OF_CELLS))}",
             mend=f"add one: -f {','.join(output.format)},cells",
         )

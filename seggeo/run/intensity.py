@@ -6,6 +6,7 @@ with the slide nor with the number of cells: the columns are files. Windows with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ class Rule:
         try:
             self.limit = float(limit)
         except ValueError:
-            sign = ""
-        if not sign or not name.strip():
+            self.limit = math.nan
+        if not sign or not name.strip() or not math.isfinite(self.limit):
             raise ConfigError(
                 what=f"--positive {text}", why="a rule is the name of a stain or channel, > and a number",
                 mend="use --positive 'dab>0.25'",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from seggeo.errors import ConfigError
 
@@ -43,18 +46,36 @@ class Places:
     work: Path
 
 
+class Folder(type(Path())):  # type: ignore[misc]  # the system's own kind of path
+    """A path that was written with a separator at its end: a folder, whatever its name."""
+
+    __slots__ = ()
+
+
+def target_of(text: str) -> Path:
+    """What a user names with `-o`; a separator at the end, which a path forgets, makes it a folder."""
+    is_folder = text.endswith(tuple(mark for mark in (os.sep, os.altsep) if mark))
+    return Folder(text) if is_folder else Path(text)
+
+
+def target_text(out: Path) -> str:
+    """A text that `target_of` makes the same of, from any folder."""
+    whole = str(out.absolute())
+    return os.path.join(whole, "") if isinstance(out, Folder) else whole
+
+
 def format_of(out: Path | None) -> str | None:
     """The format that an output's ending names; None for a folder.
 
-    A name without an ending, or with a number for one (`run_0.5`), is a folder; a folder that is there may have any name but
-    that of a Zarr.
+    A name without an ending, or with a number for one (`run_0.5`), is a folder; a folder that is there, or is written with a
+    separator at its end, may have any name but that of a Zarr, which is a folder itself.
 
     Raises:
         ConfigError: The ending is of no format.
     """
     if out is not None and out.suffix.lower() == ".zarr":
         return "ome-zarr"
-    if out is None or out.is_dir() or out.suffix[1:].isdigit() or not out.suffix:
+    if out is None or isinstance(out, Folder) or out.is_dir() or out.suffix[1:].isdigit() or not out.suffix:
         return None
     if out.name.lower().endswith((".ome.tif", ".ome.tiff")):
         return "ome-tiff"
@@ -101,17 +122,36 @@ def _ending(name: str) -> str:
     return ".tif" if ending == ".tiff" else ending
 
 
+def writable(name: str) -> bool:
+    """True for a name without control characters (a newline, a tab, a bell), which some libraries refuse."""
+    return not any(category(letter) == "Cc" for letter in name)
+
+
+def _without_controls(stem: str) -> str:
+    """A stem with others in their place, told apart from one that is so by a digest."""
+    cleaned = "".join("_" if category(letter) == "Cc" else letter for letter in stem)
+    return f"{cleaned}_{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
+
+
 def places(out: Path | None, stem: str, formats: tuple[str, ...], work: Path | None) -> Places:
-    """File names of one job.
+    """File names of one job; control characters in the stem, which libraries cannot write, are left out of them.
 
     Args:
         out: What the user gave with `-o`: a file of one of the formats, a folder, or nothing (the current folder).
         stem: Name of the input without its ending.
         formats: Sinks.
         work: Run folder, if the user chose one.
+
+    Raises:
+        ConfigError: `out` is nothing that can be written.
     """
+    if out is not None and not writable(str(out)):
+        raise ConfigError(
+            what=f"-o {str(out)!r} cannot be written", why="it has control characters", mend="use another name, or a folder"
+        )
+    stem = stem if writable(stem) else _without_controls(stem)
     named = format_of(out)
-    folder = out or Path()
+    folder = Path() if out is None else Path(out)
     if named is not None and out is not None:
         folder, stem = out.parent, out.name.removesuffix(".gz").rsplit(".", 1)[0]
     outputs = {name: folder / f"{stem}{SUFFIXES.get(name, '.' + name)}" for name in formats}

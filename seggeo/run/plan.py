@@ -18,14 +18,14 @@ import numpy as np
 
 import seggeo.io as image_io
 from seggeo.config import Execution, Output, Reading, Settings, Tiling, to_json
-from seggeo.errors import ConfigError, SeggeoWarning, SourceError
+from seggeo.errors import ConfigError, ModelError, SeggeoWarning, SourceError
 from seggeo.geometry import Window
 from seggeo.job import Job
 from seggeo.models.preferences import preferred
 from seggeo.protocols import ModelInfo, ModelRequest, Pixels, Segmenter
 from seggeo.run.choice import Chosen, model_for, named_model, request_for
 from seggeo.run.look import OVERVIEW_PX, SceneLook
-from seggeo.run.notices import faster_notices
+from seggeo.run.notices import faster_notices, place_notice
 from seggeo.run.part import check_unchanged
 from seggeo.run.segmenters import factory_of, open_segmenter
 from seggeo.run.stains import check_model, normalising_stretch
@@ -103,11 +103,8 @@ def make_plan(path: str, settings: Settings, execution: Execution) -> Plan:
                 what=f"{public_name(path)} has no CRS", why="--require-crs refuses what does not say where on Earth it lies",
                 mend="give it one: gdal_edit.py -a_srs EPSG:CODE FILE, or leave --require-crs out",
             )  # fmt: skip
-        if source.frame.crs is None and source.frame.unit == "px":
-            lacks = "has no CRS: coordinates and areas are in pixels"
-            if source.frame.placement is not None:
-                lacks = "does not say the size of its voxels, and lengths are in voxels: say it with --spacing Z,Y,X"
-            warnings.warn(SeggeoWarning(f"{public_name(path)} {lacks}"), stacklevel=2)
+        if (place := place_notice(source.frame)) is not None:
+            warnings.warn(SeggeoWarning(f"{public_name(path)} {place}"), stacklevel=2)
         job = Job(
             source={"path": public_name(path), **source.fingerprint()},
             reading={**to_json(settings.reading), "bands": list(source.bands), **_digests(settings)},
@@ -284,7 +281,15 @@ def tile_and_overlap(tiling: Tiling, info: ModelInfo) -> tuple[int, int]:
 
     Raises:
         ConfigError: The overlap is more than half the tile.
+        ModelError: The model asks for what no user may.
     """
+    try:
+        Tiling(tile=info.tile, overlap=info.overlap // 2 * 2 if info.overlap else None)
+    except ConfigError as error:
+        raise ModelError(
+            what=f"{info.name} asks for tile = {info.tile}, overlap = {info.overlap}", why=f"{error.what}: {error.why}",
+            mend=f"change the attributes tile and overlap of {info.name}, for instance to tile = 512, overlap = 64",
+        ) from error  # fmt: skip
     tile = tiling.tile or info.tile or 1024
     own = info.overlap if info.overlap and 2 * info.overlap <= tile else tile // 8
     overlap = tiling.overlap or max(2, own // 2 * 2)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from unicodedata import category
 
 from seggeo.errors import ConfigError, SourceError
 from seggeo.run.plan import input_name
@@ -21,6 +24,12 @@ SUFFIXES = frozenset({
 """Endings of what is taken from a folder; a file that is named is tried whatever it is called."""
 _MANIFESTS = {".csv": ",;\t", ".tsv": "\t"}
 _KNOWN = ("path", "mpp", "id", "regions")
+_COUNTED = frozenset({
+    "cells", "cells_in_tissue", "tissue_mm2", "per_mm2", "per_mm2_low", "per_mm2_high", "median_area_um2", "median_area_px",
+    "positive", "positive_low", "positive_high", "work_mpp", "model", "at_seams", "cut", "tiles", "empty_tiles",
+    "capped_tiles", "failed_tiles", "profile",
+})  # fmt: skip
+_OF_CLASSES = "cells_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +47,30 @@ class Slide:
     """Other columns of the manifest, carried into the tables."""
 
 
+def is_measured(column: str) -> bool:
+    """True for a column that the tables fill with what was measured, so that no manifest may bring it."""
+    return column in _COUNTED or column.startswith(_OF_CLASSES)
+
+
 def find_slides(inputs: Sequence[str]) -> list[Slide]:
     """The slides that the words of a command line mean, repeats left out, each with an id of its own.
 
+    A file is counted once, whatever names it; but once for each line of a manifest that gives it another id.
+
     Raises:
-        ConfigError: A glob or folder without images, or a manifest that is none.
+        ConfigError: A glob or folder without images, a manifest that is none, or two slides of one id.
         SourceError: A folder or manifest that cannot be read.
     """
-    found: dict[str, Slide] = {}
-    for word in inputs:
-        for slide in _slides_of(word):
-            found.setdefault(os.path.realpath(slide.path), slide)
+    words = [(_is_manifest(word), slide) for word in dict.fromkeys(inputs) for slide in _slides_of(word)]
+    listed = {os.path.realpath(slide.path) for is_listed, slide in words if is_listed}
+    found: dict[tuple[Any, ...], Slide] = {}
+    for is_listed, slide in words:
+        place = os.path.realpath(slide.path)
+        if is_listed or place not in listed:  # a manifest says more of a file than its name
+            said = (slide.id, slide.mpp, slide.regions, *sorted(slide.facts.items())) if is_listed else ()
+            found.setdefault((place, *said), slide)
     slides = list(found.values())
-    named = Counter(slide.id.casefold() for slide in slides)
+    named = Counter(slide.id.casefold() for slide in slides)  # some file systems do not tell A from a
     twice = next((slide for slide in slides if named[slide.id.casefold()] > 1), None)
     if twice is not None:
         raise ConfigError(
@@ -61,9 +81,13 @@ def find_slides(inputs: Sequence[str]) -> list[Slide]:
     return slides
 
 
+def _is_manifest(word: str) -> bool:
+    return Path(word).suffix.lower() in _MANIFESTS
+
+
 def _slides_of(word: str) -> Iterable[Slide]:
     path = Path(word)
-    if path.suffix.lower() in _MANIFESTS:
+    if _is_manifest(word):
         return _from_manifest(path)
     if path.is_dir() and path.suffix.lower() not in SUFFIXES:
         return [_plain(name) for name in _in_folder(path)]
@@ -80,9 +104,16 @@ def _plain(name: str) -> Slide:
 
 
 def slide_id(name: str) -> str:
-    """A file's name without its endings: `a.ome.tif` is `a`."""
+    """A file's name without its endings: `a.ome.tif` is `a`; what no table or page can hold is left out, and a digest added."""
     stem = input_name(name)
-    return re.sub(r"\.ome$", "", stem, flags=re.IGNORECASE) or stem
+    stem = re.sub(r"\.ome$", "", stem, flags=re.IGNORECASE) or stem
+    plain = "".join("_" if _is_odd(letter) else letter for letter in stem)
+    return stem if plain == stem else f"{plain}_{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
+
+
+def _is_odd(letter: str) -> bool:
+    """True for a control character, or half of one of a name that is not UTF-8."""
+    return category(letter) in ("Cc", "Cs")
 
 
 def _in_folder(folder: Path) -> list[str]:
@@ -110,28 +141,69 @@ def _from_manifest(path: Path) -> list[Slide]:
     header = lines[0] if lines else ""
     delimiter = max(_MANIFESTS[path.suffix.lower()], key=header.count)
     reader = csv.DictReader(lines, delimiter=delimiter)
-    columns = [str(name).strip() for name in reader.fieldnames or ()]
+    columns = _columns(path, header, reader.fieldnames or ())
+    reader.fieldnames = columns
+    slides: list[Slide] = []
+    lines_of: dict[str, int] = {}
+    for row in reader:
+        values = {str(k): (v or "").strip() for k, v in row.items() if k is not None and not isinstance(v, list)}
+        if not any(values.values()):
+            continue
+        slide = _listed(path, reader.line_num, values)
+        if (first := lines_of.setdefault(slide.id.casefold(), reader.line_num)) != reader.line_num:
+            raise ConfigError(
+                what=f"lines {first} and {reader.line_num} of {path} are both called {slide.id}",
+                why="the id names a slide's files and rows, so that each line needs its own",
+                mend="give each an id in the column id, also where they are of one file",
+            )
+        slides.append(slide)
+    if not slides:
+        raise ConfigError(what=f"the manifest {path} lists no slides", why="it has a header alone", mend="add a line for each")
+    return slides
+
+
+def _columns(path: Path, header: str, names: Iterable[str]) -> list[str]:
+    """The columns of a manifest.
+
+    Raises:
+        ConfigError: None is of paths, two have one name, or one has the name of what is measured.
+    """
+    columns = [str(name).strip() for name in names]
     if "path" not in columns:
         raise ConfigError(
             what=f"the manifest {path} has no column path", why=f"its first line is {header[:80]!r}",
             mend="begin it with: path,mpp,id",
         )  # fmt: skip
-    reader.fieldnames = columns
-    slides = []
-    for number, row in enumerate(reader, 2):
-        values = {str(k): (v or "").strip() for k, v in row.items() if k is not None and not isinstance(v, list)}
-        if not any(values.values()):
-            continue
-        if not values["path"]:
-            raise ConfigError(what=f"line {number} of {path} names no file", why="its path is empty", mend="fill it in")
-        where = str(path.parent / values["path"])  # an absolute path stays itself
-        slides.append(
-            Slide(
-                path=where, id=values.get("id") or slide_id(where), mpp=values.get("mpp", ""),
-                regions=str(path.parent / values["regions"]) if values.get("regions") else "",
-                facts={k: v for k, v in values.items() if k not in _KNOWN},
-            )
+    if twice := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+        raise ConfigError(
+            what=f"the manifest {path} has {len(twice)} columns more than once: {', '.join(twice)}",
+            why="which of them is meant cannot be told", mend="leave one of each",
         )  # fmt: skip
-    if not slides:
-        raise ConfigError(what=f"the manifest {path} lists no slides", why="it has a header alone", mend="add a line for each")
-    return slides
+    if measured := list(filter(is_measured, columns)):
+        raise ConfigError(
+            what=f"the manifest {path} has columns that counts.csv fills itself: {', '.join(measured)}",
+            why="what is measured would stand beside, or in place of, what the manifest says, under one name",
+            mend=f"rename them, for instance {measured[0]}_before",
+        )  # fmt: skip
+    return columns
+
+
+def _listed(path: Path, number: int, values: Mapping[str, str]) -> Slide:
+    """The slide of a manifest's line.
+
+    Raises:
+        ConfigError: It names no file, or its id cannot begin the name of one.
+    """
+    if not values["path"]:
+        raise ConfigError(what=f"line {number} of {path} names no file", why="its path is empty", mend="fill it in")
+    where, name = str(path.parent / values["path"]), values.get("id", "")  # an absolute path stays itself
+    if name in (".", "..") or {"/", "\\"} & set(name) or any(map(_is_odd, name)):
+        raise ConfigError(
+            what=f"line {number} of {path} has the id {name!r}", why="files in the folder of the results begin with it",
+            mend="use an id without slashes and control characters",
+        )  # fmt: skip
+    return Slide(
+        path=where, id=name or slide_id(where), mpp=values.get("mpp", ""),
+        regions=str(path.parent / values["regions"]) if values.get("regions") else "",
+        facts={k: v for k, v in values.items() if k not in _KNOWN},
+    )  # fmt: skip

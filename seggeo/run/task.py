@@ -15,7 +15,7 @@ from seggeo.config import Execution, Settings, field_names, settings_from, to_js
 from seggeo.errors import StoreError
 from seggeo.job import Job
 from seggeo.protocols import ModelRequest
-from seggeo.run.naming import Places, places
+from seggeo.run.naming import Places, places, target_of, target_text
 from seggeo.run.part import Recipe
 from seggeo.run.plan import Plan, reopened
 from seggeo.store import RunStore, publish, sealed, unsealed
@@ -71,7 +71,7 @@ def freeze(plan: Plan, path: str, out: Path | None, stem: str, store: RunStore, 
         slide=slide,
     )  # fmt: skip
     values = {
-        "schema": _SCHEMA, "path": task.path, "stem": stem, "out": None if task.out is None else str(task.out),
+        "schema": _SCHEMA, "path": task.path, "stem": stem, "out": None if task.out is None else target_text(task.out),
         "settings": _flat(task.settings), "request": to_json(plan.request), "slide": to_json(slide),
     }  # fmt: skip
     publish(store.folder / _FILE, sealed(values))
@@ -82,7 +82,8 @@ def load_task(folder: Path) -> Task:
     """The task of a run folder.
 
     Raises:
-        StoreError: It is missing or damaged, or of another version.
+        SourceError: There is none.
+        StoreError: It is damaged or of another version.
     """
     job = Job.from_json(RunStore(folder).load_job_values())
     path = folder / _FILE
@@ -90,7 +91,8 @@ def load_task(folder: Path) -> Task:
         values = _current(unsealed(path.read_bytes()))
         request = ModelRequest(**{**values["request"], "weights": _path(values["request"]["weights"])})
         return Task(
-            folder=folder, path=values["path"], stem=values["stem"], out=_path(values["out"]),
+            folder=folder, path=values["path"], stem=values["stem"],
+            out=None if values["out"] is None else target_of(values["out"]),
             settings=_settings(values["settings"]), request=request, job=job, slide=values["slide"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,71 @@ def test_debug_tells_where_a_refusal_comes_from(tmp_path: Path):
 
     assert ran.code == 3
     assert ran.err.endswith("fix: check the path\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nope"], "nope"), (["segment"], "INPUT"), (["segment", "a.tif", "--tilee", "3"], "--tilee"), (["--nope"], "--nope"),
+        (["segment", "a.tif", "--tile", "abc"], "--tile"), (["count-cells", "a.tif"], "--out"),
+    ],
+)  # fmt: skip
+def test_a_command_line_that_cannot_be_read_is_refused_as_everything_is(tmp_path: Path, arguments: list[str], says: str):
+    ran = call(*arguments, cwd=tmp_path)
+    as_json = call("--log-format", "json", *arguments, cwd=tmp_path)
+
+    assert (ran.code, as_json.code) == (2, 2)
+    assert says in ran.refusal()[0]
+    assert "--help" in ran.refusal()[2]
+    assert says in json.loads(as_json.err)["message"]
+
+
+def test_a_variable_that_cannot_be_read_is_named(tmp_path: Path):
+    ran = call("segment", "a.tif", cwd=tmp_path, SEGGEO_TILE="abc")
+
+    assert ran.code == 2
+    assert "SEGGEO_TILE" in ran.refusal()[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"]], ids=str)
+def test_no_command_is_answered_with_the_help(tmp_path: Path, arguments: list[str]):
+    ran = call(*arguments, cwd=tmp_path)
+
+    assert "Usage:" in ran.err + ran.out
+    assert "error: " not in ran.err
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_folder_that_is_missing_is_a_missing_input(tmp_path: Path, made: bool):
+    if made:
+        (tmp_path / "none").mkdir()
+    write(tmp_path / "a.tif", noise((1, 64, 64)))
+    for arguments in (["run", "none"], ["merge", "none"], ["status", "none"], ["evaluate", "a.tif", "a.tif", "--run", "none"]):
+        ran = call(*arguments, cwd=tmp_path)
+
+        assert ran.code == 3, arguments
+        assert "--work" not in ran.refusal()[2]
+
+
+def test_a_name_with_a_newline_is_segmented_and_told_on_one_line(tmp_path: Path):
+    write(tmp_path / "new\nline.tif", noise((1, 64, 64)))
+
+    ran = call("segment", "new\nline.tif", *PLAIN, "--no-preview", "-o", "out.d/", cwd=tmp_path)
+    missing = call("segment", "no\nline.tif", cwd=tmp_path)
+
+    assert ran.code == 0, ran.err
+    assert [path.suffix for path in (tmp_path / "out.d").glob("new_line_*_objects.gpkg")] == [".gpkg"]
+    assert missing.code == 3
+    assert "no\\nline.tif does not exist" in missing.refusal()[0]
+
+
+def test_a_separator_at_the_end_means_a_folder_now_and_when_a_plan_is_merged(tmp_path: Path):
+    write(tmp_path / "a.tif", noise((1, 64, 64)))
+
+    codes = [
+        call("plan", "segment", "a.tif", *PLAIN, "--no-preview", "-o", "run.tif/", "--job", "job", cwd=tmp_path).code,
+        call("run", "job", cwd=tmp_path).code, call("merge", "job", cwd=tmp_path).code,
+    ]  # fmt: skip
+
+    assert codes == [0, 0, 0]
+    assert (tmp_path / "run.tif" / "a_objects.gpkg").is_file()

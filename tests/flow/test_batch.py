@@ -130,8 +130,14 @@ def test_a_changed_input_or_plan_is_refused(tmp_path: Path):
 def test_what_is_no_batch_is_refused(folder: Path, where: str):
     for verb in ("run", "merge", "status"):
         refused = call(verb, where, cwd=folder)
-        assert refused.code == 1
+        assert refused.code == 3
         assert "seggeo plan" in refused.refusal()[2]
+
+
+def test_a_damaged_batch_is_no_missing_one(tmp_path: Path):
+    (tmp_path / "batch.json").write_text("{")
+
+    assert call("status", ".", cwd=tmp_path).code == 1
 
 
 def test_a_batch_moves_with_its_folder_and_runs_from_anywhere(folder: Path, tmp_path: Path):

@@ -64,6 +64,10 @@ def test_bad_slides_are_listed_and_mended(folder: Path, tmp_path: Path):
     planned = call("plan", "count-cells", "slides", "-o", "out", *JOB, "--job", "job", cwd=tmp_path)
     assert planned.code == 4
     succeed("run", "job", cwd=tmp_path)
+    (tmp_path / "out" / "counts.csv").write_text("mine")
+    assert call("merge", "job", cwd=tmp_path).code == 5
+    assert (tmp_path / "out" / "counts.csv").read_text() == "mine"
+    (tmp_path / "out" / "counts.csv").unlink()
     merged = call("merge", "job", cwd=tmp_path)
 
     assert merged.code == 4

@@ -15,6 +15,7 @@ from support_flow import call, has_escapes, seggeo, succeed
 from support_slides import write_ome
 
 from seggeo import count_cells
+from seggeo.run.slides import is_measured
 from seggeo.run.suspects import notice as seggeo_notice
 
 SMALL = (
@@ -71,6 +72,7 @@ def test_counts_densities_and_measures_are_the_true_ones(tmp_path):
     (row,) = rows_of(out / "counts.csv")
     area_mm2 = labels.size * MPP**2 / 1e6
     assert (row["id"], int(row["cells"]), row["mpp"]) == ("a", labels.max(), "0.5")
+    assert {name for name in row if not is_measured(name)} == {"id", "path", "mpp"}, "what no manifest may bring is listed"
     assert float(row["tissue_mm2"]) == pytest.approx(area_mm2, rel=1e-4)
     assert float(row["per_mm2"]) == pytest.approx(labels.max() / area_mm2, rel=1e-3)
     assert float(row["per_mm2_low"]) < float(row["per_mm2"]) < float(row["per_mm2_high"])
@@ -199,6 +201,7 @@ def test_pixels_are_counted_where_nobody_knows_better(tmp_path):
 
     ran = succeed("count-cells", "a.ome.tif", "-o", "out", *SMALL, "--pixels", "--json", cwd=tmp_path)
     assert (ran.results[0]["cells"], ran.results[0]["per_mm2"]) == (labels.max(), None)
+    assert {name for name in ran.results[0] if not is_measured(name)} == {"id", "path", "mpp"}
 
 
 @pytest.mark.parametrize(

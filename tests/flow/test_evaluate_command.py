@@ -188,7 +188,7 @@ def test_what_one_side_lacks_is_an_error_unless_allowed(dataset: Path, tmp_path:
         (("oracle.py", "truth.tif"), 3, "oracle.py"),
         (("labels.tif", "truth.tif", "--threshold", "half"), 2, "half"),
         (("labels.tif", "truth.tif", "--threshold", "1.5"), 2, "1.5"),
-        (("labels.tif", "truth.tif", "--run", "."), 1, "job.json"),
+        (("labels.tif", "truth.tif", "--run", "."), 3, "job.json"),
         (("labels.tif", "truth.tif", "--where", "a=b"), 2, "--groups"),
         (("labels.tif", "truth.tif", "--groups", "absent.csv:kind"), 3, "absent.csv"),
         (("labels.tif", "truth.tif", "--per-object", "none/rows.csv"), 5, "none"),

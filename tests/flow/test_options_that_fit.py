@@ -46,7 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("slide.svs", ["--gsd", "0.3"], 2, ("GSD of 0.3 m", "--work-mpp")),
         ("slide.svs", ["--bands", "1", "--channel", "2"], 2, ("bands 1 and channels 2", "--bands and --channel")),
         ("map.tif", ["--bands", "1", "--channel", "2"], 2, ("bands 1 and channels 2", "--bands and --channel")),
-        ("slide.svs", ["--regions", "areas.geojson"], 2, ("--regions with -f auto", "-f auto,cells")),
+        ("slide.svs", ["--regions", "areas.geojson"], 2, ("--regions without a table", "-f auto,cells")),
         ("slide.svs", ["--positive", "dab>0.2", "-f", "cog"], 2, ("--positive with -f cog", "-f cog,cells")),
         ("slide.svs", ["--positive", "dab", "-f", "cells"], 2, ("--positive dab", "dab>0.25")),
         ("slide.svs", ["--regions", "none.geojson", "-f", "cells-csv"], 2, ("none.geojson", "QuPath")),
@@ -93,7 +93,7 @@ def test_a_dry_run_refuses_what_a_run_would(inputs: Path, tmp_path: Path):
 
 
 def test_from_python_too(inputs: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="--positive with -f auto"):
+    with pytest.raises(ConfigError, match="--positive without a table"):
         segment(inputs / "slide.svs", tmp_path, model="threshold", positive="dab>0.2")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
 from affine import Affine
+from scipy import ndimage
 from support_flow import (
     FORMATS,
     ORACLE,
@@ -126,6 +129,57 @@ def test_without_a_crs_all_is_in_pixels_and_one_warning_says_so(tmp_path: Path):
     assert (np.bincount(label_raster(tmp_path / "plain_labels.tif").ravel())[1:] == table["area_px"]).all()
     assert table.total_bounds.min() >= 0
     assert table.total_bounds[2] <= labels.shape[1]
+
+
+def test_without_a_crs_a_transform_of_its_own_is_followed_and_told(tmp_path: Path):
+    write_labels(tmp_path / "local.tif", scene(), geo=False, transform=Affine(0.5, 0, 1000, 0, -0.5, 2000))
+    write_model(tmp_path, ORACLE)
+
+    ran = succeed("segment", "local.tif", "--model", "oracle.py:Oracle", "-f", "gpkg", *SMALL, cwd=tmp_path)
+
+    assert "coordinates are those of its transform" in ran.err
+    assert features(tmp_path / "local_objects.gpkg").total_bounds[0] >= 1000
+
+
+def test_nodata_that_is_no_number_is_written_as_json_has_it(tmp_path: Path):
+    write_labels(tmp_path / "scene.tif", scene())
+    write_model(tmp_path, ORACLE)
+    job = ("segment", "scene.tif", "--model", "oracle.py:Oracle", "--nodata", "nan", "-f", "gpkg", *SMALL)
+    succeed(*job, cwd=tmp_path)
+
+    for path in [*tmp_path.glob("*.json"), *tmp_path.glob("*.seggeo/*.json")]:
+        assert "NaN" not in path.read_text(), path
+    assert "done already" in succeed(*job, cwd=tmp_path).err
+
+
+def test_degrees_beyond_the_poles_are_told(tmp_path: Path):
+    """Metres under a CRS of degrees: a common slip, whose areas mean nothing."""
+    write_labels(tmp_path / "metres.tif", scene(), crs="EPSG:4326", transform=Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6))
+    write_labels(tmp_path / "degrees.tif", scene(), crs="EPSG:4326", transform=Affine(1e-5, 0, 179, 0, -1e-5, 90))
+    write_model(tmp_path, ORACLE)
+    job = ("--model", "oracle.py:Oracle", "--dry-run")
+
+    assert "latitudes up to 5.2e+06" in succeed("segment", "metres.tif", *job, cwd=tmp_path).err
+    assert "latitudes" not in succeed("segment", "degrees.tif", *job, cwd=tmp_path).err
+
+
+def test_cells_of_a_map_are_told_in_the_pixels_of_its_picture(tmp_path: Path):
+    labels = scene("discs")
+    write_labels(tmp_path / "map.tif", labels)
+    write_model(tmp_path, ORACLE)
+    succeed("segment", "map.tif", "--model", "oracle.py:Oracle", "-f", "cells-csv,qupath", *SMALL, cwd=tmp_path)
+
+    cells = pd.read_csv(tmp_path / "map_cells.csv")
+    truth = np.array(ndimage.center_of_mass(labels > 0, labels, np.unique(labels)[1:])) + 0.5
+    assert len(cells) == len(truth) > 10
+    np.testing.assert_allclose(np.sort(cells["y_px"]), np.sort(truth[:, 0]), atol=0.01)
+    np.testing.assert_allclose(np.sort(cells["x_px"]), np.sort(truth[:, 1]), atol=0.01)
+    np.testing.assert_allclose(cells["x_m"], cells["x_px"] / 2, atol=0.01)
+    with gzip.open(tmp_path / "map_cells.geojson.gz") as file:
+        drawn = [shapely.geometry.shape(feature["geometry"]) for feature in json.load(file)["features"]]
+    bounds = np.array([shape.bounds for shape in drawn])
+    assert bounds.min() >= 0
+    assert (bounds.max(axis=0)[2:] <= labels.shape[::-1]).all()
 
 
 def test_a_wedge_without_data_holds_no_object(tmp_path: Path):

@@ -39,6 +39,21 @@ def labels(path: Path) -> NDArray[Any]:
     return np.asarray(nibabel.load(path).dataobj).T
 
 
+def test_complex_voxels_are_read_as_asked_for(folder: Path):
+    nifti(folder / "wave.nii", (TRUTH.T * 1j).astype(np.complex64), "oblique")
+
+    assert "use --complex abs" in call("segment", "wave.nii", *TILED, cwd=folder).refusal()[2]
+    succeed("segment", "wave.nii", *TILED, "-o", "out", "--complex", "abs", cwd=folder)
+    assert same_objects(labels(folder / "out" / "wave_labels.nii.gz"), TRUTH)
+
+
+def test_a_volume_without_a_number_holds_nothing(folder: Path):
+    nifti(folder / "void.nii", np.full((9, 8, 7), np.nan, np.float32), "oblique")
+
+    (summary,) = succeed("segment", "void.nii", "--model", "threshold", "-o", "out", "--json", cwd=folder).results
+    assert (summary["objects"], summary["empty_tiles"]) == (0, 7)
+
+
 def test_all_outputs_of_a_volume(folder: Path):
     job = [word for word in JOB if word != "--no-preview"]
 

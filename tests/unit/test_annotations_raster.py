@@ -48,7 +48,7 @@ def test_objects_that_lie_in_several_windows_are_one(tmp_path, monkeypatch, layo
 
 def test_random_noise_survives_block_by_block(tmp_path, monkeypatch):
     monkeypatch.setattr(annotations_raster, "_WINDOW_PX", 16 * 16)
-    labels = noise((1, 40, 60), "int8")[0]
+    labels = np.maximum(noise((1, 40, 60), "int8")[0], -1)
 
     found = read_annotations(tmp_path / write(tmp_path / "l.tif", labels[None], tiled=True, blockxsize=16, blockysize=16))
 
@@ -105,6 +105,19 @@ def test_labels_without_a_position_fit_an_image_with_one(tmp_path):
     path = tmp_path / write(tmp_path / "l.png", labels[None], geo=False, driver="PNG")
 
     assert_holds(read_annotations(path, utm_frame(50, 40)), labels)
+
+
+def test_several_negative_values_are_refused(tmp_path):
+    """One may be background; several were objects that would be lost."""
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:5, 3:9], labels[8:12, 3:9] = 4, -1
+    write(tmp_path / "one.tif", labels[None])
+    assert_holds(read_annotations(tmp_path / "one.tif"), labels)
+
+    labels[15:18, 20:25] = -2
+    write(tmp_path / "two.tif", labels[None])
+    with pytest.raises(SourceError, match="negative ids, -2 to -1"):
+        read_annotations(tmp_path / "two.tif")
 
 
 def test_what_is_no_label_file_at_all_is_refused(tmp_path):

@@ -16,7 +16,7 @@ ROOT = Path(seggeo.__file__).parent
 MODULES = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 CORE = {
     "apart", "config", "errors", "files", "geometry", "instances", "job", "plugins", "profiling", "protocols", "rle", "store",
-    "tiling",
+    "tiling", "values",
 }  # fmt: skip
 MIDDLE = {"io", "merge", "models", "output"}
 MAY_KNOW = {
@@ -39,6 +39,7 @@ CORE_ORDER = [
     "instances",
     "protocols",
     "plugins",
+    "values",
     "config",
     "job",
     "store",

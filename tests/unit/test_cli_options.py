@@ -11,14 +11,14 @@ import typer
 
 from seggeo.cli import options
 from seggeo.cli.segment import segment
-from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling, field_names, settings_from
+from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling, converted, field_names, settings_from
 from seggeo.errors import ConfigError
 
 RECORDS = (Reading, Tiling, Merge, Output, Execution, Settings)
 
 
 def convert(name: str, value: Any) -> Any:
-    return options._converted(name, value)
+    return converted({name: value})[name]
 
 
 def test_options_fields_and_toml_keys_are_one_list():

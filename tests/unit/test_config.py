@@ -4,10 +4,12 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seggeo.config import Execution, Merge, Output, Reading, Settings, Tiling, field_names, settings_from, to_json
 from seggeo.errors import ConfigError
+from seggeo.evaluation.options import Options, options_from
 
 RECORDS = (Reading, Tiling, Merge, Output, Settings, Execution)
 
@@ -31,6 +33,57 @@ def test_every_value_lands_in_its_record():
     assert settings.merge == Merge(match_iou=0.4, min_area=9)
     assert settings.output == Output(format=("gpkg", "cog"), simplify=0.5)
     assert execution == Execution(workers=2, device="cpu", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"aoi": "x.gpkg", "regions": "r.json", "weights": "w.pth"},
+         {"aoi": Path("x.gpkg"), "regions": Path("r.json"), "weights": Path("w.pth")}),
+        ({"format": "gpkg"}, {"format": ("gpkg",)}), ({"format": ["cog", "gpkg"]}, {"format": ("cog", "gpkg")}),
+        ({"channel": "DAPI"}, {"channel": ("DAPI",)}), ({"channel": [2, "CD3"]}, {"channel": ("2", "CD3")}),
+        ({"tile": np.int64(64)}, {"tile": 64}), ({"tile": "64"}, {"tile": 64}), ({"tile": 64.0}, {"tile": 64}),
+        ({"bands": 1}, {"bands": (1,)}), ({"bands": np.array([3, 1])}, {"bands": (3, 1)}),
+        ({"simplify": "0.5m"}, {"simplify": 0.5}), ({"smooth": "auto"}, {"smooth": None}), ({"gsd": "0.5"}, {"gsd": 0.5}),
+        ({"gsd": np.float32(0.5)}, {"gsd": 0.5}), ({"nodata": "-9"}, {"nodata": -9.0}),
+        ({"spacing": "2,1,1"}, {"spacing": (2.0, 1.0, 1.0)}),
+        ({"set": "a=1"}, {"set": {"a": 1}}),
+        ({"set": {"a": np.int64(3), "b": (np.float32(0.5),)}}, {"set": {"a": 3, "b": [0.5]}}),
+        ({"model": Path("m.py:M"), "tissue": Path("t.png")}, {"model": "m.py:M", "tissue": "t.png"}),
+        ({"preview": np.True_, "work": "w"}, {"preview": True, "work": Path("w")}), ({"gsd": None, "bands": None}, {}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_written_in_python_means_what_it_means_on_the_command_line(given, meant):
+    found = settings_from(given)
+
+    assert found == settings_from(meant)
+    assert json.dumps([to_json(record) for record in found]) == json.dumps([to_json(record) for record in settings_from(meant)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tile": 64.5}, {"tile": True}, {"tile": None, "overlap": "x"}, {"device": None}, {"preview": "no"},
+        {"preview": Path("p")},
+        {"stretch": (0, 255)}, {"window": 3}, {"model": len}, {"set": {"a": object()}}, {"set": None}, {"channel": [1.5]},
+        {"nodata": [0]},
+        {"aoi": 3}, {"simplify": None}, {"stretch": "a\nb", "window": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_of_another_type_are_refused_in_three_lines(wrong):
+    with pytest.raises(ConfigError) as caught:
+        settings_from(wrong)
+
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_options_of_an_evaluation_are_converted_too():
+    assert options_from({"thresholds": 0.5}).thresholds == options_from({"thresholds": "0.5"}).thresholds == (0.5,)
+    assert options_from({"thresholds": np.array([0.75, 0.5]), "run": "r"}) == Options(thresholds=(0.5, 0.75), run=Path("r"))
+    with pytest.raises(ConfigError, match="seggeo evaluate --help"):
+        options_from({"thresholds": "many"})
 
 
 def test_no_two_records_share_a_name():

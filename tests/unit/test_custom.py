@@ -223,6 +223,12 @@ def test_the_users_own_exceptions_pass_through(make):
         one(make(returning("1 / 0")))
 
 
+def test_a_model_that_ends_the_program_is_a_model_that_fails(make):
+    model = make("import sys\nclass Mine:\n    def predict(self, tiles):\n        sys.exit()\n")
+    with pytest.raises(ModelError, match="ended the program"):
+        one(model)
+
+
 @pytest.mark.parametrize("spec", ["model.py", "model:Mine", "model.py:", "model.py:not a name", "nowhere.py:Mine"])
 def test_a_spec_that_leads_nowhere(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -291,3 +291,11 @@ def test_background_is_zero_negative_and_not_a_number():
 
     assert seggeo.evaluate(labels, np.array([[[1, 0, 0, 0]]], np.uint8)).pooled.pq == 1
     assert seggeo.evaluate(labels > 0, np.array([[[-1, 0, 0, 0]]], np.int8)).pooled.n_true == 0
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_objects_are_not_lost_for_being_negative(axes: int):
+    labels = np.array([[0, -1, -1, -2], [0, 0, 3, -2]])
+    labels = labels[None] if axes == 3 else labels
+    with pytest.raises(SourceError, match="negative ids, -2 to -1"):
+        seggeo.evaluate(labels, np.abs(labels))

@@ -341,4 +341,4 @@ def test_addresses_lose_their_secrets_in_messages():
     with pytest.raises(SourceError) as refusal:
         open_rgb("http://user:secret@127.0.0.1:9/a.tif?token=secret")
     assert "secret" not in str(refusal.value)
-    assert "http://127.0.0.1/a.tif" in refusal.value.what
+    assert "http://127.0.0.1:9/a.tif" in refusal.value.what

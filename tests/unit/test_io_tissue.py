@@ -146,6 +146,12 @@ def test_regions_of_qupath_are_in_full_resolution_pixels(tmp_path):
         assert shapely.bounds(regions[0].shape).tolist() == [15, 30, 65, 130]
     assert len(read_regions(tmp_path / "d.geojson", frame)) == 1
 
+    bare = {"type": "Polygon", "coordinates": SQUARE}
+    for values, count in ((bare, 1), ([bare, bare], 2), ({"type": "GeometryCollection", "geometries": [bare, point, bare]}, 2)):
+        (tmp_path / "e.geojson").write_text(json.dumps(values))
+        regions = read_regions(tmp_path / "e.geojson", frame)
+        assert [shapely.bounds(region.shape).tolist() for region in regions] == [[15, 30, 65, 130]] * count
+
 
 def test_tissue_can_be_drawn_or_given_as_an_image(tmp_path):
     frame = frame_of()

@@ -101,7 +101,7 @@ def test_rules_of_positivity(tmp_path):
     assert Rule("CD3>600").apply(columns, tmp_path).tolist() == [False, False, True]
     with pytest.raises(ConfigError, match="has no ki_67"):
         Rule("Ki-67>3").apply(columns, tmp_path)
-    for wrong in ("dab", "dab>", ">3", "dab<3", "dab>x"):
+    for wrong in ("dab", "dab>", ">3", "dab<3", "dab>x", "dab>nan", "dab>1e400", "dab>-inf"):
         with pytest.raises(ConfigError, match="positive"):
             Rule(wrong)
     assert plain("  DAPI ") == "dapi"

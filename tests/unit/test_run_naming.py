@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from seggeo.errors import ConfigError
-from seggeo.run.naming import SUFFIXES, format_of, places, with_format
+from seggeo.run.naming import SUFFIXES, format_of, places, target_of, target_text, with_format
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,32 @@ def test_no_name_and_a_folder_that_is_there(tmp_path: Path):
     assert format_of(tmp_path / "x.gpkg") is None
     assert format_of(tmp_path / "x.zarr") == "ome-zarr", "a Zarr that is there is an output, not a folder for outputs"
     assert with_format({"tile": 64}, None) == {"tile": 64}
+
+
+@pytest.mark.parametrize("name", ["run.tif", "run.v2", "x.gpkg", "d/y.nii.gz", "plain"])
+def test_a_separator_at_the_end_makes_a_folder_of_any_name(name: str):
+    out = target_of(f"{name}{os.sep}")
+
+    where = places(out, "s", ("cog", "gpkg"), None)
+    again = target_of(target_text(out))
+
+    assert format_of(out) is None
+    assert where.outputs == {"cog": Path(name, "s_labels.tif"), "gpkg": Path(name, "s_objects.gpkg")}
+    assert places(again, "s", ("cog",), None).outputs["cog"] == Path(name, "s_labels.tif").absolute()
+    assert format_of(target_of("x.zarr/")) == "ome-zarr", "a folder by itself"
+    assert target_of(target_text(target_of("x.tif"))) == Path("x.tif").absolute()
+    assert format_of(target_of(target_text(target_of("x.tif")))) == "cog"
+
+
+def test_control_characters_do_not_come_into_names_of_files():
+    first, second = (places(None, stem, ("gpkg",), None).outputs["gpkg"].name for stem in ("new\nline", "new\tline"))
+
+    assert first.isprintable()
+    assert first.startswith("new_line_")
+    assert first != second
+    assert places(None, "ünï\u3000co", ("gpkg",), None).outputs["gpkg"] == Path("ünï\u3000co_objects.gpkg")
+    with pytest.raises(ConfigError, match="control"):
+        places(Path("new\nline.gpkg"), "s", ("gpkg",), None)
 
 
 @pytest.mark.parametrize("name", ["x.shp", "x.xlsx", "results.d"])

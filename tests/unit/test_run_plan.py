@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from seggeo.run.plan import fitted
+from seggeo.config import Tiling
+from seggeo.errors import ModelError
+from seggeo.protocols import ModelInfo
+from seggeo.run.plan import fitted, tile_and_overlap
 from seggeo.tiling import TileGrid
 
 TILE, OVERLAP = 2048, 64
@@ -32,3 +35,13 @@ def test_an_image_smaller_than_two_overlaps_still_has_a_grid(shape):
 
     grid = TileGrid(height=shape[0], width=shape[1], tile=tile, halo=OVERLAP // 2)
     assert 1 <= len(grid) <= 2
+
+
+@pytest.mark.parametrize("wish", [{"tile": -5}, {"tile": 8}, {"tile": 0}, {"overlap": -2}, {"overlap": 1}], ids=str)
+@pytest.mark.parametrize("tiling", [Tiling(), Tiling(tile=64, overlap=16)], ids=str)
+def test_what_a_model_asks_for_obeys_the_limits_of_the_options(wish, tiling):
+    with pytest.raises(ModelError, match="Mine asks for") as caught:
+        tile_and_overlap(tiling, ModelInfo(name="Mine", **wish))
+
+    assert "attributes tile and overlap of Mine" in caught.value.mend
+    assert tile_and_overlap(tiling, ModelInfo(name="Mine", tile=64, overlap=16)) == (64, 16)

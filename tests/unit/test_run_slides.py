@@ -3,7 +3,7 @@
 import pytest
 
 from seggeo.errors import ConfigError, SourceError
-from seggeo.run.slides import Slide, find_slides
+from seggeo.run.slides import Slide, find_slides, slide_id
 
 
 @pytest.fixture
@@ -60,6 +60,13 @@ def test_two_slides_of_one_name_need_ids(folder):
         ("file,mpp\na,1\n", "no column path"),
         ("path,mpp\n", "lists no slides"),
         ("path,mpp\n,3\n", "line 2"),
+        ("path,mpp,mpp\na.svs,1,2\n", "more than once: mpp"),
+        ("path,cells,ward,per_mm2\na.svs,1,2,3\n", "fills itself: cells, per_mm2"),
+        ("path,cells_Tumor\na.svs,1\n", "fills itself: cells_Tumor"),
+        ("path,model\na.svs,mine\n", "fills itself: model"),
+        ("path,id\nb.svs,one\nb.svs,ONE\n", "lines 2 and 3 .* ONE"),
+        ("path,mpp\nb.svs,0.5\n\nb.svs,0.25\n", "lines 2 and 4 .* b\n"),
+        *((f"path,id\nb.svs,{name}\n", "line 2 .* has the id") for name in ("../../x", "a/b", "a\\b", ".", "..", "a\x01b")),
     ],
 )
 def test_manifests_that_are_none(folder, text, why):
@@ -79,3 +86,23 @@ def test_nothing_to_count(folder):
     (folder / "bad.csv").write_bytes(b"path\n\xff\xfe\x00\n")
     with pytest.raises(SourceError, match="cannot be read"):
         ids([folder / "bad.csv"])
+
+
+def test_lines_of_one_file_are_slides_and_a_file_found_twice_is_one(folder):
+    (folder / "m.csv").write_text("path,id,core\nb.svs,x1,A\nb.svs,x2,B\n,,\n")
+    (folder / "n.csv").write_text("path,id,,\nsub/e.ndpi,e2,,\n")
+
+    slides = find_slides([str(folder), str(folder / "m.csv"), str(folder / "b.svs"), str(folder / "m.csv")])
+
+    assert [slide.id for slide in slides] == ["a", "c d", "zarr", "x1", "x2"], "the manifest says more than the folder"
+    assert [slide.facts["core"] for slide in slides[3:]] == ["A", "B"]
+    assert ids([folder / "n.csv"]) == ["e2"], "columns without a name are not two of one"
+    (folder / "o.csv").write_text("path,id,core\nb.svs,x1,C\n")
+    with pytest.raises(ConfigError, match="2 slides are called x1"):
+        ids([folder / "m.csv", folder / "o.csv"])
+
+
+def test_ids_of_odd_file_names_can_be_written_and_told_apart():
+    odd = [slide_id(name) for name in ("a\nb.tif", "a\tb.tif", "a\udcffb.tif", "a_b.tif")]
+    assert len(set(odd)) == 4
+    assert all(name.isprintable() and name.startswith("a_b") for name in odd)

@@ -81,6 +81,18 @@ def test_a_constant_image_holds_no_object(image, polarity):
     assert len(segment(image, **settings)) == 0
 
 
+@pytest.mark.parametrize("value", [1, 77, 200, 254])
+def test_even_ground_beside_nodata_holds_no_object(value):
+    """Smoothing beside what is not valid rounds; even ground is not brighter than itself."""
+    valid = np.zeros((120, 140), bool)
+    valid[10:40, 10:50] = valid[60:110, 70:131] = True
+    tile = tile_image(gray(np.where(valid, value, 0)), valid=valid)
+    for polarity in ("bright", "dark"):
+        for smooth in (0.7, 1.0, 3.3):
+            model = load(ModelRequest(name="threshold", settings={"level": value, "polarity": polarity, "smooth": smooth}))
+            assert len(model.predict([tile])[0].instances) == 0
+
+
 def test_channels_equal_scikit_image():
     image = np.random.default_rng(3).integers(0, 256, (60, 50, 3), np.uint8)
     density = -np.log(1e-6)  # rgb2hed gives amounts in units of this optical density
