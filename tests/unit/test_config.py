@@ -66,7 +66,7 @@ def test_what_is_written_in_python_means_what_it_means_on_the_command_line(given
     [
         {"tile": 64.5}, {"tile": True}, {"tile": None, "overlap": "x"}, {"device": None}, {"preview": "no"},
         {"preview": Path("p")},
-        {"stretch": (0, 255)}, {"window": 3}, {"model": len}, {"set": {"a": object()}}, {"set": None}, {"channel": [1.5]},
+        {"stretch": (0, 255)}, {"window": 3}, {"model": len}, {"set": {"a": object}}, {"set": None}, {"channel": [1.5]},
         {"nodata": [0]},
         {"aoi": 3}, {"simplify": None}, {"stretch": "a\nb", "window": 4},
     ],
