@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seggeo.errors import ModelError, SeggeoWarning
+from seggeo.errors import ModelError
 from seggeo.models.compiling import compile_network
 from seggeo.models.device import batch_for, choose_device
 from seggeo.models.sam_decode import LeanSam, SamNetwork, Way, open_network
@@ -29,6 +29,8 @@ from seggeo.models.settings import bad_setting, parse_settings, to_values
 from seggeo.models.weights import load_state, sha256_of
 from seggeo.profiling import span
 from seggeo.protocols import ModelInfo, ModelRequest, Prediction, TileImage
+
+log = logging.getLogger(__name__)
 
 __all__ = ["SamSegmenter", "SamSettings", "generate", "lattice_points", "load"]
 
@@ -156,10 +158,7 @@ class SamSegmenter:
         settings = self.settings
         points = lattice_points(tile, settings.point_step)
         if not len(points) and tile.valid.any() and tile.tile.core == tile.tile.window:  # the only tile
-            step = f"{settings.point_step:g} px apart"
-            warnings.warn(
-                SeggeoWarning(f"sam asks about no pixel: points lie {step}, and the image has less data"), stacklevel=2
-            )
+            log.warning("sam asks about no pixel: points lie %g px apart, and the image has less data", settings.point_step)
         masks = find_masks(self.network, tile.image, points, settings.thresholds, self.work).instances
         shape = tile.image.shape[0], tile.image.shape[1]
         with span("encode"):
