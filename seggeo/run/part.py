@@ -28,7 +28,7 @@ from seggeo.profiling import Clock, Spent, beside, count, recording, span
 from seggeo.protocols import ModelRequest, Pixels, Prediction, Segmenter, TileImage
 from seggeo.run.ahead import read_ahead, tiles_ahead
 from seggeo.run.answers import checked, without_invalid
-from seggeo.run.heap import keep_freed_memory, release_freed_memory
+from seggeo.run.heap import bound_freed_memory, keep_freed_memory, release_freed_memory
 from seggeo.run.quarters import in_quarters, is_out_of_memory
 from seggeo.run.segmenters import open_segmenter
 from seggeo.run.watch import NO_CARE, Care, Watch
@@ -183,6 +183,8 @@ def predict_part(
 
     def predict_waiting() -> None:
         _predict_batch(bench, waiting, tally)
+        if bench.keeps_memory and waiting:
+            bound_freed_memory()
         if watch is not None:
             watch.ends(image.tile.index for image in waiting)
         waiting.clear()

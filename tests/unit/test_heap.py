@@ -27,6 +27,28 @@ print(kept, released, resident() - before)
 """
 
 
+BOUNDED = """
+import os
+import numpy as np
+from seggeo.run.heap import bound_freed_memory, keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+keep_freed_memory()
+np.ones(64 << 20, np.uint8)
+bound_freed_memory()
+first = resident()
+np.ones(64 << 20, np.uint8)
+bound_freed_memory()
+kept = resident() - first
+np.ones(1 << 30, np.uint8)
+grown = resident() - first
+bound_freed_memory()
+print(kept, grown, resident() - first)
+"""
+
+
 def probe(**environment: str) -> list[int]:
     done = subprocess.run(
         [sys.executable, "-c", PROBE], env={**os.environ, **environment}, capture_output=True, text=True, check=True
@@ -40,6 +62,15 @@ def test_freed_memory_is_kept_until_it_is_released():
     assert kept > 48
     assert released < 16
     assert after < 16
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="no glibc")
+def test_what_is_kept_is_bounded_by_the_first_batch():
+    done = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, text=True, check=True)
+    kept, grown, bounded = (int(word) for word in done.stdout.split())
+    assert abs(kept) < 8, "as much again is what is kept for"
+    assert grown > 900
+    assert bounded < 8
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
