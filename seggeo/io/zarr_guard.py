@@ -97,7 +97,8 @@ def _check_index(shard: Any, entries: int) -> None:
         raise EOFError(f"a shard has {len(shard)} bytes, fewer than its index alone")
     offset, length = np.frombuffer(shard[start : len(shard) - _CHECKSUM].to_bytes(), "<u8").reshape(-1, 2).T
     written = offset != _NEVER
-    if (offset[written] + length[written]).max(initial=0) > start:
+    # A damaged index may hold anything up to 2^64: no sums, which would wrap around.
+    if np.any(offset[written] > start) or np.any(length[written] > start - np.minimum(offset[written], start)):
         raise EOFError("a chunk of a shard reaches beyond where its index begins")
 
 

@@ -30,6 +30,7 @@ from seggeo.models.maskrcnn_settings import DetectorSettings
 from seggeo.rle import IntArray, Spans, concat_spans
 
 BUFFER_ROWS = 1 << 12
+"""Rows of pixels, of all masks together, that are worked on at once."""
 _ROUNDING = 1e-6
 """Some times that of the float32 values that a quotient is made of."""
 

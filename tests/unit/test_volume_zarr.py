@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import zarr
 from support_volumes_read import SHARED, assert_reads, boxes, closing_volumes, read_or_refuse, served
+from zarr.core.buffer import default_buffer_prototype
 
 from seggeo.config import Reading
 from seggeo.errors import SourceError
 from seggeo.geometry import Placement
 from seggeo.io.slide import open_slide
 from seggeo.io.volume_detect import volume_kind
+from seggeo.io.zarr_guard import _check_index
 
 RNG = np.random.default_rng(3)
 VOLUME = RNG.integers(0, 4000, (9, 37, 41)).astype(np.uint16)
@@ -309,6 +311,18 @@ def test_a_shard_cut_off_anywhere_is_refused(tmp_path, codec):
         shard.write_bytes(whole[:place] + whole[-index:])
         found = read_or_refuse(path)
         assert found is None or np.array_equal(found, VOLUME), place
+
+
+@pytest.mark.parametrize(("offset", "length"), [(2**64 - 8, 16), (10**6, 5), (5, 2**63), (0, 401)])
+def test_an_index_that_leads_out_of_its_shard_is_refused(offset, length):
+    """Also where a sum of the two would wrap around to something small."""
+    entries = np.array([[0, 400], [offset, length], [2**64 - 1, 2**64 - 1]], "<u8").tobytes()
+    shard = default_buffer_prototype().buffer.from_bytes(bytes(400) + entries + bytes(4))
+
+    with pytest.raises(EOFError, match="beyond where its index begins"):
+        _check_index(shard, 3)
+    fine = np.array([[0, 400], [300, 100], [2**64 - 1, 2**64 - 1]], "<u8").tobytes()
+    _check_index(default_buffer_prototype().buffer.from_bytes(bytes(400) + fine + bytes(4)), 3)
 
 
 def test_a_change_of_the_image_is_noticed(tmp_path, opened):
