@@ -199,6 +199,12 @@ class Frame:
         return float(t.a * t.e - t.b * t.d)
 
     @property
+    def is_upright(self) -> bool:
+        """True where x grows with columns alone and y with rows alone, downwards: as pixels of a picture, unlike most maps."""
+        t = self.transform
+        return bool(t.b == t.d == 0 and t.a > 0 and t.e > 0)
+
+    @property
     def window(self) -> Window:
         """The whole slice."""
         return Window(row=0, col=0, height=self.height, width=self.width)

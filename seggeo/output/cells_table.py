@@ -72,8 +72,7 @@ def picture_of(frame: Frame) -> Frame:
 
     A slide's frame is that already. A map's leads to coordinates on the ground, where no pixel of the picture lies.
     """
-    t = frame.transform
-    if frame.crs is None and (frame.unit != "px" or (t.b == t.d == 0 and t.a > 0 and t.e > 0)):
+    if frame.crs is None and (frame.unit != "px" or frame.is_upright):
         return frame
     return replace(frame, transform=Affine.scale(frame.scale), crs=None)
 

@@ -27,9 +27,8 @@ def place_notice(frame: Frame) -> str | None:
             return None
         if frame.placement is not None:
             return "does not say the size of its voxels, and lengths are in voxels: say it with --spacing Z,Y,X"
-        t = frame.transform
-        turned = t.b != 0 or t.d != 0 or t.a < 0 or t.e < 0  # as no picture's own pixels are
-        return f"has no CRS: coordinates {'are those of its transform, areas' if turned else 'and areas'} are in pixels"
+        whose = "and areas" if frame.is_upright else "are those of its transform, areas"
+        return f"has no CRS: coordinates {whose} are in pixels"
     crs = CRS.from_wkt(frame.crs)
     if not crs.is_geographic:
         return None
