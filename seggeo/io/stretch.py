@@ -141,11 +141,12 @@ def _linear(values: NDArray[Any], low: float, high: float, kind: type[np.floatin
 
 
 def _from_percentiles(sample: Pixels, low: float, high: float) -> Stretch:
-    values = sample.data[sample.valid]
     bands = sample.data.shape[2]
-    if not len(values):
+    if not sample.valid.any():
         return Stretch(kind="linear", low=(0.0,) * bands, high=(1.0,) * bands)
-    limits = [_percentiles(values[:, band], (low, high)) for band in range(bands)]
+    is_whole = bool(sample.valid.all())  # no copy of the pixels of all bands for nothing
+    planes = (sample.data[..., band] for band in range(bands))
+    limits = [_percentiles(plane.ravel() if is_whole else plane[sample.valid], (low, high)) for plane in planes]
     return Stretch(kind="linear", low=tuple(float(a) for a, _ in limits), high=tuple(float(b) for _, b in limits))
 
 

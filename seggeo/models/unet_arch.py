@@ -126,8 +126,7 @@ def _conv(into: int, out: int, stride: int = 1) -> nn.Sequential:
 
 def folded(model: UNet) -> UNet:
     """The same function with each BatchNorm absorbed by its convolution, in inference mode; the model is not changed."""
-    own = UNet(model.shape)
-    own.load_state_dict(model.state_dict())
+    own = copy.deepcopy(model)
     own.eval().requires_grad_(requires_grad=False)
     for block in [m for m in own.modules() if isinstance(m, nn.Sequential)]:
         if isinstance(block[0], nn.Conv2d) and isinstance(block[1], nn.BatchNorm2d):

@@ -48,7 +48,7 @@ def draw_preview(
         scene.shape[1], caption_of(result, result.count if seen is None else len(seen)), (bar, shape[1] / view.width)
     )
     with publishing(path) as temporary:
-        Image.fromarray(np.concatenate([scene, footer])).save(temporary, format="PNG", compress_level=4)
+        Image.fromarray(np.concatenate([scene, footer])).save(temporary, format="PNG", compress_level=2)
     return path
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from seggeo.errors import ResourceError
 from seggeo.profiling import recording, span
+from seggeo.run.heap import collect_rarely
 from seggeo.run.logs import follow_parent
 from seggeo.run.part import Bench, PartReport, Recipe, predict_part, set_up
 from seggeo.run.signals import GRACE_S, STOPPING, Stop, asked_to_stop, patient
@@ -226,6 +227,7 @@ def without_main() -> Iterator[None]:
 
 def _serve(pipe: Connection, recipe: Recipe, folder: Path, parent: tuple[int, float]) -> None:
     """Predict the parts that come down the pipe, until None comes; `parent` is who started it, and when."""
+    collect_rarely()
     threading.Thread(target=_end_with, args=(parent[0],), daemon=True).start()
     for number in STOPPING:  # sent to the whole group; the parent decides what becomes of its processes
         signal.signal(number, signal.SIG_IGN)
