@@ -8,7 +8,6 @@ as much. Where there is no glibc, or the user has set its limits himself, everyt
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import gc
 import os
@@ -87,11 +86,10 @@ def release_freed_memory() -> None:
 
 
 def collect_rarely() -> None:
-    """Let Python look for garbage in cycles a tenth as often, and not at all in a process that ends.
+    """Let Python look for garbage in cycles a tenth as often.
 
-    Importing a network's library makes a million objects that stay; to walk them again and again, and once more before
-    the system takes everything back, is half a CPU second each time. Pixels do not wait for it: they lie in no cycles.
+    Importing a network's library makes a million objects that stay: to walk them again and again is half a CPU second.
+    Pixels do not wait for it, they lie in no cycles. (To freeze what lives before the end would save as much once more, but
+    libraries made with nanobind, triton among them, then complain on standard error.)
     """
     gc.set_threshold(_OBJECTS_MORE, *gc.get_threshold()[1:])
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
