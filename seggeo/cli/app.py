@@ -20,7 +20,8 @@ from seggeo.cli.segment import segment
 from seggeo.cli.talk import on_one_line, three_lines
 from seggeo.cli.train import train
 from seggeo.errors import ConfigError, ResourceError, SeggeoError
-from seggeo.run import heap, logs
+from seggeo.run import logs
+from seggeo.run.collector import collect_rarely
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -86,7 +87,7 @@ def _told_once() -> Callable[..., str]:
 def main() -> None:
     """Run the command line; every refusal becomes three lines and its exit code."""
     debug = "--debug" in sys.argv
-    heap.collect_rarely()
+    collect_rarely()
     _open_streams()
     try:
         sys.exit(app(prog_name="seggeo", standalone_mode=False) or 0)

@@ -22,6 +22,8 @@ from seggeo.io.levels import SLAB_BYTES, Level
 _CHUNK = 512
 _SOURCE_SIDE = 2048
 """Longest side of the level window behind one square, so that strong reductions without overviews stay small."""
+_LARGEST_BLOCK = 256
+"""Side of a block whose sum of 16-bit values fits in 32 bits."""
 
 
 class Resampled:
@@ -70,6 +72,8 @@ class Resampled:
         data, valid = self._level.read(Window.from_bounds(row, col, row_stop, col_stop))
         if not valid.any():
             return self._level.blank(window.shape), np.zeros(window.shape, np.bool_)
+        if valid.all() and (factor := self._factor(data, window)):
+            return _block_means(data, factor), np.ones(window.shape, np.bool_)
         # uint8 sums are exact enough in single precision; wider types would lose their last bits.
         kind = np.float32 if data.dtype.itemsize == 1 else np.float64
         rows, cols = rows.astype(kind), cols.astype(kind)
@@ -81,12 +85,33 @@ class Resampled:
         mean = np.where(seen, total / np.where(seen, weight, kind(1)), kind(0))
         return _cast(mean, data.dtype), seen
 
+    def _factor(self, data: NDArray[Any], window: Window) -> int:
+        """Side of the blocks that make a pixel each, where that is all there is to it and their sums are exact; else 0."""
+        side = int(self._step[0])
+        is_whole = self._step[0] == self._step[1] == side and 2 <= side <= _LARGEST_BLOCK
+        is_exact = data.dtype in (np.uint8, np.uint16)
+        return side if is_whole and is_exact and data.shape[1:] == (window.height * side, window.width * side) else 0
+
     def _taps(self, window: Window) -> tuple[tuple[csr_array, int, int], tuple[csr_array, int, int]]:
         height, width = self._level.shape
         return (
             axis_taps(window.row, window.row_stop, step=self._step[0], size=height),
             axis_taps(window.col, window.col_stop, step=self._step[1], size=width),
         )
+
+
+def _block_means(data: NDArray[Any], side: int) -> NDArray[np.generic]:
+    """Means of blocks of `side` x `side` pixels, rounded to nearest, ties to even."""
+    height, width = data.shape[1] // side, data.shape[2] // side
+    rows = data.reshape(-1, height, side, width * side)
+    down = rows[:, :, 0].astype(np.uint32)
+    for i in range(1, side):
+        down += rows[:, :, i]
+    blocks = down.reshape(-1, height, width, side)
+    total = blocks[..., 0].copy()
+    for i in range(1, side):
+        total += blocks[..., i]
+    return _cast(total / np.float64(side * side), data.dtype)
 
 
 def axis_taps(start: int, stop: int, *, step: float, size: int) -> tuple[csr_array, int, int]:

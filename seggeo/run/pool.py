@@ -27,7 +27,7 @@ from typing import Any
 
 from seggeo.errors import ResourceError
 from seggeo.profiling import recording, span
-from seggeo.run.heap import collect_rarely
+from seggeo.run.collector import collect_rarely
 from seggeo.run.logs import follow_parent
 from seggeo.run.part import Bench, PartReport, Recipe, predict_part, set_up
 from seggeo.run.signals import GRACE_S, STOPPING, Stop, asked_to_stop, patient

@@ -9,6 +9,7 @@ from typing import Any
 from seggeo import plugins
 from seggeo.errors import ResourceError, SeggeoWarning
 from seggeo.protocols import ModelRequest, Segmenter
+from seggeo.run.collector import spare_imports
 
 
 def is_custom(name: str) -> bool:
@@ -47,5 +48,8 @@ def _opened(request: ModelRequest) -> Segmenter:
         from seggeo.models.custom import load_custom
 
         return load_custom(request.name, request)
-    segmenter: Segmenter = factory_of(request)(request)
+    factory = factory_of(request)
+    if factory.__module__.startswith("seggeo."):  # others may import what does not bear it
+        spare_imports()
+    segmenter: Segmenter = factory(request)
     return segmenter

@@ -49,25 +49,6 @@ print(kept, grown, resident() - first)
 """
 
 
-RARELY = """
-import weakref
-from seggeo.run.heap import collect_rarely
-
-class Node:
-    pass
-
-collect_rarely()
-first = Node()
-first.itself = first
-seen = weakref.ref(first)
-del first
-young = [[] for _ in range(5_000)]
-print(seen() is not None)
-young += [[] for _ in range(50_000)]
-print(seen() is None)
-"""
-
-
 def probe(**environment: str) -> list[int]:
     done = subprocess.run(
         [sys.executable, "-c", PROBE], env={**os.environ, **environment}, capture_output=True, text=True, check=True
@@ -97,8 +78,3 @@ def test_limits_set_by_the_user_stay():
     kept, _, after = probe(MALLOC_MMAP_THRESHOLD_="1048576")
     assert kept < 16
     assert after < 16
-
-
-def test_garbage_in_cycles_is_looked_for_rarely():
-    done = subprocess.run([sys.executable, "-c", RARELY], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"] * 2
