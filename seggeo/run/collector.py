@@ -1,6 +1,6 @@
 """Python's search for garbage in cycles, in processes that are seggeo's own.
 
-To import a network's library makes a million objects that stay. Walking them again and again while they come, and once more
+To import a network's library makes 280 000 objects that stay. Walking them again and again while they come, and once more
 at the end, costs a CPU second of each process. Pixels do not wait for it: they lie in no cycles.
 """
 
