@@ -49,7 +49,7 @@ def _opened(request: ModelRequest) -> Segmenter:
 
         return load_custom(request.name, request)
     factory = factory_of(request)
-    if factory.__module__.startswith("seggeo."):  # others may import what does not bear it
+    if str(getattr(factory, "__module__", "")).startswith("seggeo."):  # others may import what does not bear it
         spare_imports()
     segmenter: Segmenter = factory(request)
     return segmenter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,22 @@ print(gc.get_freeze_count() > 0)
 import torch._dynamo, triton
 """
 
+HELD = """
+import gc
+import sys
+import numpy as np
+import torch
+import seggeo
+
+gc.collect()
+gc.disable()
+seggeo.segment(sys.argv[1], sys.argv[2], model="nuclei", diameter=20, tile=256, workers=1, device="cpu", preview=False)
+gc.set_debug(gc.DEBUG_SAVEALL)
+gc.collect()
+held = {id(one): one for lost in gc.garbage for one in gc.get_referents(lost)}.values()
+print(sum(one.nbytes for one in held if isinstance(one, np.ndarray | torch.Tensor)))
+"""
+
 
 def said_by(code: str) -> list[str]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
@@ -81,3 +98,10 @@ def test_imports_are_spared_once_and_in_our_own_processes_alone():
 def test_nanobind_has_nothing_to_complain_of(code):
     pytest.importorskip("triton", reason="torch came without triton")
     assert said_by(code) == ["True"]
+
+
+def test_no_pixels_wait_for_the_collector(tmp_path: Path):
+    image = Path(__file__).parents[2] / "sample_data" / "nuclei.tif"
+    command = [sys.executable, "-W", "ignore", "-c", HELD, str(image), str(tmp_path / "out.gpkg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
